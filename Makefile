@@ -1,0 +1,43 @@
+# `make run` starts the daemon, `make test` and `make check` test it; each sets up what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# On a Raspberry Pi the pins come with Debian's python3-rpi-lgpio, outside any venv.
+SITE := $(shell $(PYTHON) -c "import RPi" 2>/dev/null && echo --system-site-packages)
+
+.PHONY: run test check lint bench-edges clean
+
+run: $(VENV)/.installed
+	$(BIN)/python main.py
+
+test: $(VENV)/.installed-dev
+	scripts/install_test_packages.sh
+	$(BIN)/python -m pytest
+
+check: lint test
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench-edges: $(VENV)/.installed-dev
+	scripts/install_test_packages.sh
+	$(BIN)/python -m bench.edges
+
+clean:
+	rm -rf $(VENV) tests/.cache
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."; exit 1; }
+	@$(PYTHON) -m venv $(SITE) $(VENV) \
+		|| { rm -rf $(VENV); echo "Install venv first: sudo apt install python3-venv"; exit 1; }
+
+$(VENV)/.installed: requirements.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt requirements.lock | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@

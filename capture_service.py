@@ -1,0 +1,246 @@
+"""From an edge to a picture safely on disk: one worker for each camera, no edge ever dropped."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, Protocol
+
+from catalog import Catalog, UnrecordedError
+from clock import is_synchronized
+from config import CameraConfig
+from image_files import StorageError
+from memory import give_back
+from records import Image, Shot
+from rtsp_stream import Frame, Pin, StreamError
+from stats import Stats
+from worker import Worker
+
+_log = logging.getLogger(__name__)
+
+_QUEUE_SIZE: Final = 200
+_STORAGE_HINT: Final = "Free some space, or check the card."
+
+
+class FrameSource(Protocol):
+    """What a capture needs of a camera."""
+
+    def pin(self, moment_s: float) -> Pin:
+        """Hold the picture of a moment on the monotonic clock."""
+
+    def take(self, pin: Pin) -> Frame:
+        """Wait for the pinned picture."""
+
+
+@dataclass(frozen=True)
+class CaptureOutcome:
+    """What became of a request: an image, or a reason with a hint. Latency is edge to durable."""
+
+    image: Image | None
+    reason: str | None
+    hint: str | None
+    latency_ms: float
+
+
+class CaptureTicket:
+    """A request under way."""
+
+    def __init__(self) -> None:
+        self._done = threading.Event()
+        self._outcome: CaptureOutcome | None = None
+
+    def resolve(self, outcome: CaptureOutcome) -> None:
+        """Give the outcome to whoever waits."""
+        self._outcome = outcome
+        self._done.set()
+
+    def result(self, timeout_s: float) -> CaptureOutcome | None:
+        """Wait for the outcome; `None` when it is not there in time."""
+        self._done.wait(timeout_s)
+        return self._outcome
+
+
+@dataclass(frozen=True)
+class _Request:
+    edge_s: float
+    edge_at: datetime
+    source: str
+    flags: tuple[str, ...]
+    pin: Pin
+    ticket: CaptureTicket
+
+
+class CaptureService:
+    """Take requests for all cameras and hand each to its camera's worker.
+
+    `on_saved` is called on the capture's worker after every saved image, before the outcome is
+    told.
+    """
+
+    def __init__(
+        self,
+        cameras: Sequence[CameraConfig],
+        sources: Mapping[str, FrameSource],
+        catalog: Catalog,
+        stats: Stats,
+        *,
+        uploads_enabled: bool,
+        on_saved: Callable[[Image], None],
+    ) -> None:
+        self.workers = {
+            camera.key: _CameraWorker(
+                camera,
+                sources[camera.key],
+                catalog,
+                stats,
+                uploads_enabled=uploads_enabled,
+                on_saved=on_saved,
+            )
+            for camera in cameras
+            if camera.enabled
+        }
+
+    def request(
+        self,
+        camera_key: str,
+        *,
+        edge_s: float,
+        edge_at: datetime,
+        source: str = "gpio",
+        flags: tuple[str, ...] = (),
+    ) -> CaptureTicket:
+        """Pin the edge's packets now and queue the capture. Never blocks, for any thread.
+
+        `edge_s` is on the monotonic clock, `edge_at` the same moment as aware UTC.
+        """
+        return self.workers[camera_key].request(edge_s, edge_at, source, flags)
+
+    def capture_now(self, camera_key: str, source: str, timeout_s: float) -> CaptureOutcome:
+        """Capture the present moment and wait for the outcome."""
+        started_s = time.monotonic()
+        ticket = self.request(
+            camera_key, edge_s=started_s, edge_at=datetime.now(UTC), source=source
+        )
+        outcome = ticket.result(timeout_s)
+        if outcome is None:
+            waited_ms = (time.monotonic() - started_s) * 1000
+            return CaptureOutcome(None, "the camera is busy with other captures", None, waited_ms)
+        return outcome
+
+
+class _CameraWorker(Worker):
+    def __init__(
+        self,
+        camera: CameraConfig,
+        source: FrameSource,
+        catalog: Catalog,
+        stats: Stats,
+        *,
+        uploads_enabled: bool,
+        on_saved: Callable[[Image], None],
+    ) -> None:
+        super().__init__(f"capture-{camera.name}")
+        self._camera = camera
+        self._source = source
+        self._catalog = catalog
+        self._stats = stats
+        self._uploads_enabled = uploads_enabled
+        self._on_saved = on_saved
+        self._requests: queue.Queue[_Request] = queue.Queue(_QUEUE_SIZE)
+
+    def request(
+        self, edge_s: float, edge_at: datetime, source: str, flags: tuple[str, ...]
+    ) -> CaptureTicket:
+        ticket = CaptureTicket()
+        pin = self._source.pin(edge_s + self._camera.offset_ms / 1000)
+        try:
+            self._requests.put_nowait(_Request(edge_s, edge_at, source, flags, pin, ticket))
+        except queue.Full:
+            self._stats.count_failed_capture()
+            self._catalog.fail_unrecorded(self._camera.name, source, edge_at, "too many triggers")
+            ticket.resolve(CaptureOutcome(None, "too many triggers", None, 0.0))
+        self.wake()
+        return ticket
+
+    def step(self) -> float | None:
+        """Serve one request."""
+        try:
+            request = self._requests.get_nowait()
+        except queue.Empty:
+            give_back()
+            return None
+        outcome = self._capture(request)
+        name = self._camera.name
+        if outcome.image is not None:
+            _log.info(
+                "camera %s saved %s: %s, %+.0f ms from the edge, durable after %.0f ms",
+                *(name, outcome.image.filename, request.source),
+                *(outcome.image.offset_ms, outcome.latency_ms),
+            )
+        else:
+            self._stats.count_failed_capture()
+            _log.error("camera %s: capture failed: %s", name, outcome.reason)
+        request.ticket.resolve(outcome)
+        return 0.0
+
+    def close(self) -> None:
+        """Serve what was accepted before the stop."""
+        while self.step() is not None:
+            pass
+
+    def _capture(self, request: _Request) -> CaptureOutcome:
+        event_id = None
+        try:
+            # While this commits, the picture's successor, which the frame has to wait for, comes.
+            event_id = self._catalog.begin_event(
+                self._camera.name, request.source, request.edge_at, request.flags
+            )
+            frame = self._source.take(request.pin)
+            image = self._save(event_id, request, frame)
+        except StreamError as error:
+            if event_id is not None:
+                self._catalog.fail_event(event_id, error.reason)
+            return self._failure(request, error.reason, error.hint)
+        except StorageError as error:
+            if event_id is None:
+                self._catalog.fail_unrecorded(
+                    self._camera.name, request.source, request.edge_at, str(error)
+                )
+            elif not isinstance(error, UnrecordedError):
+                self._catalog.fail_event(event_id, str(error))
+            return self._failure(request, str(error), _STORAGE_HINT)
+        except Exception:
+            if event_id is not None:
+                self._catalog.fail_event(event_id, "internal error")
+            request.ticket.resolve(self._failure(request, "internal error", "See the log."))
+            self._stats.count_failed_capture()
+            raise
+        latency_ms = (time.monotonic() - request.edge_s) * 1000
+        self._stats.count_capture(self._camera.name, latency_ms, image.offset_ms or 0.0)
+        self._on_saved(image)
+        return CaptureOutcome(image, None, None, latency_ms)
+
+    def _save(self, event_id: int, request: _Request, frame: Frame) -> Image:
+        clock_trusted = is_synchronized() is not False
+        is_upload = self._uploads_enabled and request.source != "test"
+        return self._catalog.save(
+            event_id,
+            Shot(
+                jpeg=frame.jpeg,
+                thumbnail=frame.thumbnail,
+                width=frame.width,
+                height=frame.height,
+                offset_ms=round((frame.shot_s - request.edge_s) * 1000, 1),
+                flags=frame.flags if clock_trusted else (*frame.flags, "untrusted_clock"),
+            ),
+            state="pending" if is_upload else "skipped",
+            clock_trusted=clock_trusted,
+        )
+
+    def _failure(self, request: _Request, reason: str, hint: str) -> CaptureOutcome:
+        return CaptureOutcome(None, reason, hint, (time.monotonic() - request.edge_s) * 1000)

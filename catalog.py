@@ -1,0 +1,551 @@
+"""Image files and their rows behind one door, in an order that survives a crash at any point.
+
+Saving: file durably in place, then row and event in one commit, only then acknowledged.
+Deleting: files durably gone, then rows. Everything else is a query.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from config import StorageConfig
+from database import DamagedError, Database, FolderLock, set_aside
+from image_files import ImageFolder, StorageError, jpeg_size, parse_name
+from records import (
+    IMAGE_STATES,
+    AdoptedFile,
+    Event,
+    Image,
+    ImageFilter,
+    Shot,
+    Totals,
+    event_of,
+    from_us,
+    image_of,
+    join_flags,
+    to_us,
+)
+
+_log = logging.getLogger(__name__)
+
+_ADOPTED_IDS_END: Final = 1_000_000_000  # ids below are for images found by a rebuild
+_INSANE_WAIT_US: Final = 4 * 3600 * 1_000_000  # longer than any wait: the clock was set back
+_UNRECORDED_LIMIT: Final = 10_000
+
+Statements = list[tuple[str, tuple[object, ...]]]
+
+
+class LockedError(Exception):
+    """Another process owns the storage folder; the text names it."""
+
+
+class UnrecordedError(StorageError):
+    """The picture is safe on disk, but its row has to wait until the catalog can be written."""
+
+
+class Catalog:
+    """The only owner of image files and their rows. All methods are for any thread.
+
+    Every method that touches the disk may raise `StorageError`.
+    """
+
+    def __init__(self, storage: StorageConfig, *, as_owner: bool = True) -> None:
+        """Open or create the catalog.
+
+        Raises:
+            StorageError: the folders can't be written to.
+            LockedError: `as_owner` was asked for and another process is it.
+        """
+        self.folder = ImageFolder(storage.image_dir)
+        self.state_dir = storage.state_dir
+        self.thumbnails = storage.state_dir / "thumbnails"
+        self.pending_version = 0
+        """Grows with every change of what is pending."""
+        self._being_saved: dict[int, tuple[str, int]] = {}
+        self._unrecorded: deque[Statements] = deque(maxlen=_UNRECORDED_LIMIT)
+        self._recording = threading.Lock()
+        self._create_folders()
+        self._lock = FolderLock(storage.state_dir / "lock")
+        if as_owner and not self._lock.acquire():
+            raise LockedError(
+                f"process {self._lock.owner()} already works on {storage.image_dir}: stop it first"
+            )
+        try:
+            self._db = self._open(as_owner=as_owner)
+        except BaseException:
+            self._lock.release()
+            raise
+        self.last_event_id_at_open = int(
+            self._db.query("SELECT coalesce(max(id), 0) FROM events")[0][0]
+        )
+
+    def _create_folders(self) -> None:
+        self.folder.create()
+        try:
+            self.state_dir.mkdir(parents=True, exist_ok=True)
+            self.state_dir.chmod(0o700)
+            self.thumbnails.mkdir(exist_ok=True)
+        except OSError as error:
+            raise StorageError.of(error, f"cannot write to {self.state_dir}") from error
+
+    def _open(self, *, as_owner: bool) -> Database:
+        path = self.state_dir / "catalog.sqlite3"
+        try:
+            database = Database(path)
+        except DamagedError as error:
+            if not as_owner:
+                raise StorageError(
+                    f"the catalog is damaged ({error}): start the daemon, which rebuilds it"
+                ) from error
+            kept = set_aside(path, f"damaged-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+            _log.error("the catalog is damaged (%s); kept as %s, rebuilding", error, kept.name)
+            database = Database(path)
+        # Not by whether the file was there: a power cut may have left it empty.
+        is_unused = not database.query("SELECT 1 FROM sqlite_sequence LIMIT 1")
+        if is_unused and self.folder.has_images():
+            with database.transaction() as sql:
+                sql.execute("INSERT OR REPLACE INTO meta VALUES ('rebuilding', '1')")
+                sql.execute(
+                    "INSERT INTO sqlite_sequence (name, seq) VALUES ('images', ?)",
+                    (_ADOPTED_IDS_END,),
+                )
+        return database
+
+    def close(self) -> None:
+        """Close the database and give the folder back."""
+        with suppress(StorageError):
+            self.record_unrecorded()
+        self._db.close()
+        self._lock.release()
+
+    @property
+    def damaged(self) -> bool:
+        """Tell whether the database proved damaged while running."""
+        return self._db.damaged
+
+    # Events and images come to be.
+
+    def begin_event(
+        self, camera: str, source: str, edge_at: datetime, flags: Sequence[str] = ()
+    ) -> int:
+        """Commit an accepted edge as `capturing` and return the event's id."""
+        self.record_unrecorded()
+        with self._db.transaction() as sql:
+            row = sql.execute(
+                "INSERT INTO events (camera, source, edge_us, flags, state)"
+                " VALUES (?, ?, ?, ?, 'capturing')",
+                (camera, source, to_us(edge_at), join_flags("", flags)),
+            )
+            return int(row.lastrowid or 0)
+
+    def fail_event(self, event_id: int, reason: str) -> None:
+        """End an event without a picture, now or once that can be written."""
+        sql = "UPDATE events SET state = 'failed', reason = ? WHERE id = ? AND state = 'capturing'"
+        self._record_soon([(sql, (reason, event_id))])
+
+    def fail_unrecorded(self, camera: str, source: str, edge_at: datetime, reason: str) -> None:
+        """Record a failed event for an edge that could not be committed, once it can be."""
+        sql = (
+            "INSERT INTO events (camera, source, edge_us, state, reason)"
+            " VALUES (?, ?, ?, 'failed', ?)"
+        )
+        self._record_soon([(sql, (camera, source, to_us(edge_at), reason))])
+
+    def record_unrecorded(self) -> None:
+        """Write what could not be written before; called again until it works."""
+        with self._recording:
+            while self._unrecorded:
+                self._commit(self._unrecorded[0])
+                self._unrecorded.popleft()
+                self._pending_changed()
+
+    @property
+    def unrecorded(self) -> int:
+        """Return how many outcomes wait in memory for a disk that can be written."""
+        return len(self._unrecorded)
+
+    def save(self, event_id: int, shot: Shot, *, state: str, clock_trusted: bool) -> Image:
+        """Store a picture of an event durably and return its row.
+
+        When this returns, neither a crash nor a power cut can take the picture away.
+
+        Raises:
+            UnrecordedError: the file is in place, its row follows by itself.
+        """
+        event = self._db.query("SELECT * FROM events WHERE id = ?", (event_id,))[0]
+        epoch = event["edge_us"] // 1_000_000
+        self._being_saved[event_id] = (event["camera"], epoch)
+        try:
+            name = self.folder.write(f"{event['camera']}_{epoch}", shot.jpeg, self.has_row)
+            insert = (
+                "INSERT INTO images (event_id, filename, camera, source, edge_us, offset_ms,"
+                " flags, clock_trusted, width, height, size_bytes, sha256, state)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (filename) DO NOTHING",
+                (
+                    *(event_id, name, event["camera"], event["source"], event["edge_us"]),
+                    *(shot.offset_ms, join_flags(event["flags"], shot.flags), clock_trusted),
+                    *(shot.width, shot.height, len(shot.jpeg)),
+                    *(hashlib.sha256(shot.jpeg).hexdigest(), state),
+                ),
+            )
+            end = ("UPDATE events SET state = 'saved', reason = NULL WHERE id = ?", (event_id,))
+            try:
+                self._commit([insert, end])
+            except StorageError as error:
+                self._unrecorded.append([insert, end])
+                raise UnrecordedError(str(error), full=error.full) from error
+        finally:
+            del self._being_saved[event_id]
+        with suppress(OSError):  # it can be made again, the picture can't
+            (self.thumbnails / name).write_bytes(shot.thumbnail)
+        self._pending_changed()
+        return self.image(name)
+
+    def is_being_saved(self, filename: str) -> bool:
+        """Tell whether a file may be of a capture whose row is not committed yet."""
+        return parse_name(filename) in list(self._being_saved.values())
+
+    def _record_soon(self, statements: Statements) -> None:
+        self._unrecorded.append(statements)
+        try:
+            self.record_unrecorded()
+        except StorageError as error:
+            _log.error("%s; trying again later", error)
+
+    def _commit(self, statements: Statements) -> None:
+        with self._db.transaction() as sql:
+            for statement, parameters in statements:
+                sql.execute(statement, parameters)
+
+    # Uploading.
+
+    def due_uploads(self, now: datetime, limit: int) -> list[Image]:
+        """Return pending images whose wait is over, oldest first."""
+        now_us = to_us(now)
+        return self._images(
+            "WHERE state = 'pending' AND (next_attempt_us <= ? OR next_attempt_us > ?)"
+            " ORDER BY id LIMIT ?",
+            (now_us, now_us + _INSANE_WAIT_US, limit),
+        )
+
+    def oldest_pending(self, limit: int = 1, after_id: int = -1) -> list[Image]:
+        """Return pending images by age, whether they are due or not."""
+        return self._images(
+            "WHERE state = 'pending' AND id > ? ORDER BY id LIMIT ?", (after_id, limit)
+        )
+
+    def next_attempt_at(self, now: datetime) -> datetime | None:
+        """Return when the next waiting image becomes due."""
+        rows = self._db.query(
+            "SELECT min(next_attempt_us) FROM images WHERE state = 'pending'"
+            " AND next_attempt_us > ?",
+            (to_us(now),),
+        )
+        return None if rows[0][0] is None else from_us(rows[0][0])
+
+    def mark_uploaded(self, image_id: int, location: str | None) -> None:
+        """Note that the server has the image."""
+        self._update(
+            image_id,
+            "state = 'uploaded', attempts = attempts + 1, last_error = NULL, wait_for = NULL,"
+            " uploaded_us = ?, remote_location = ?",
+            (to_us(datetime.now(UTC)), location),
+        )
+
+    def mark_waiting(
+        self, image_id: int, error: str, next_attempt_at: datetime | None, wait_for: str
+    ) -> None:
+        """Note a failed attempt; `wait_for` is connection, server or retry_after."""
+        self._update(
+            image_id,
+            "attempts = attempts + 1, last_error = ?, next_attempt_us = ?, wait_for = ?",
+            (error, 0 if next_attempt_at is None else to_us(next_attempt_at), wait_for),
+        )
+
+    def mark_rejected(self, image_id: int, error: str) -> None:
+        """Note that the server refuses this very image."""
+        self._update(
+            image_id, "state = 'rejected', attempts = attempts + 1, last_error = ?", (error,)
+        )
+
+    def mark_missing(self, image_id: int) -> None:
+        """Note that the row's file has gone."""
+        self._update(image_id, "state = 'missing', last_error = 'the file has gone'", ())
+
+    def note_sha256(self, image_id: int, jpeg: bytes) -> str:
+        """Complete the row of an adopted file, whose content was never read before."""
+        sha256 = hashlib.sha256(jpeg).hexdigest()
+        width, height = jpeg_size(jpeg) or (None, None)
+        self._update(image_id, "sha256 = ?, width = ?, height = ?", (sha256, width, height))
+        return sha256
+
+    def end_connection_waits(self) -> None:
+        """Make images due that wait only because the server could not be reached."""
+        with self._db.transaction() as sql:
+            sql.execute(
+                "UPDATE images SET next_attempt_us = 0 WHERE state = 'pending'"
+                " AND next_attempt_us > 0 AND wait_for = 'connection'"
+            )
+        self._pending_changed()
+
+    def retry(self, filename: str | None = None) -> int:
+        """Make one image, or all that wait or were rejected, pending and due now.
+
+        Returns the number of images. Test images are never among them.
+        """
+        with self._db.transaction() as sql:
+            changed = sql.execute(
+                "UPDATE images SET state = 'pending', next_attempt_us = 0, wait_for = NULL"
+                " WHERE source != 'test' AND (state IN ('pending', 'rejected') AND ? IS NULL"
+                " OR state IN ('pending', 'rejected', 'skipped') AND filename = ?)",
+                (filename, filename),
+            ).rowcount
+        self._pending_changed()
+        return changed
+
+    def resolve_unknown(self, state: str) -> int:
+        """Turn all images of unknown fate into `pending` or `uploaded`; return how many."""
+        with self._db.transaction() as sql:
+            changed = sql.execute(
+                "UPDATE images SET state = ? WHERE state = 'unknown'", (state,)
+            ).rowcount
+        self._pending_changed()
+        return changed
+
+    # Questions.
+
+    def image(self, filename: str) -> Image:
+        """Return one image's row. Raises `KeyError` when there is none."""
+        found = self._images("WHERE filename = ?", (filename,))
+        if not found:
+            raise KeyError(filename)
+        return found[0]
+
+    def images(
+        self,
+        which: ImageFilter,
+        *,
+        limit: int,
+        before_id: int | None = None,
+        skip: int = 0,
+    ) -> list[Image]:
+        """Return images, newest first, from below `before_id`."""
+        where, parameters = _where(which)
+        if before_id is not None:
+            where.append("id < ?")
+            parameters.append(before_id)
+        clause = f"WHERE {' AND '.join(where)}" if where else ""
+        return self._images(
+            f"{clause} ORDER BY id DESC LIMIT ? OFFSET ?", (*parameters, limit, skip)
+        )
+
+    def count(self, which: ImageFilter) -> int:
+        """Return how many images a filter shows."""
+        where, parameters = _where(which)
+        table = "images" if which.since or which.until else "image_totals"
+        what = "count(*)" if table == "images" else "coalesce(sum(images), 0)"
+        clause = f"WHERE {' AND '.join(where)}" if where else ""
+        return int(
+            self._db.query(f"SELECT {what} FROM {table} {clause}", tuple(parameters))[0][0]  # noqa: S608
+        )
+
+    def events(
+        self, state: str | None, *, limit: int, before_id: int | None = None, skip: int = 0
+    ) -> list[Event]:
+        """Return events, newest first, from below `before_id`."""
+        rows = self._db.query(
+            "SELECT *, (SELECT group_concat(filename) FROM images WHERE event_id = events.id)"
+            " AS filenames FROM events WHERE (? IS NULL OR state = ?) AND id < ?"
+            " ORDER BY id DESC LIMIT ? OFFSET ?",
+            (state, state, 1 << 62 if before_id is None else before_id, limit, skip),
+        )
+        return [event_of(row) for row in rows]
+
+    def totals(self) -> Totals:
+        """Return counts of images and events."""
+        by_state = dict.fromkeys(IMAGE_STATES, 0)
+        size_bytes = 0
+        for row in self._db.query(
+            "SELECT state, sum(images) AS images, sum(size_bytes) AS size_bytes"
+            " FROM image_totals GROUP BY state"
+        ):
+            by_state[row["state"]] = row["images"]
+            size_bytes += row["size_bytes"] if row["state"] != "missing" else 0
+        events = {r["state"]: r["events"] for r in self._db.query("SELECT * FROM event_totals")}
+        images = sum(by_state.values()) - by_state["missing"]
+        return Totals(images, size_bytes, by_state, events)
+
+    def newest_image_at(self) -> datetime | None:
+        """Return the latest edge time of an image whose clock was right."""
+        rows = self._db.query(
+            "SELECT edge_us FROM images WHERE clock_trusted ORDER BY edge_us DESC LIMIT 1"
+        )
+        return from_us(rows[0][0]) if rows else None
+
+    # Deleting.
+
+    def expired(self, before: datetime, states: Sequence[str], limit: int) -> list[Image]:
+        """Return images of `states` with a trusted edge time before `before`, oldest first."""
+        marks = ", ".join("?" * len(states))
+        return self._images(
+            f"WHERE edge_us < ? AND clock_trusted AND state IN ({marks}) ORDER BY edge_us LIMIT ?",
+            (to_us(before), *states, limit),
+        )
+
+    def expired_totals(self, before: datetime, states: Sequence[str]) -> tuple[int, int]:
+        """Return the number and the bytes of what `expired` would give without a limit."""
+        marks = ", ".join("?" * len(states))
+        row = self._db.query(
+            "SELECT count(*), coalesce(sum(size_bytes) FILTER (WHERE state != 'missing'), 0)"  # noqa: S608
+            f" FROM images WHERE edge_us < ? AND clock_trusted AND state IN ({marks})",
+            (to_us(before), *states),
+        )[0]
+        return int(row[0]), int(row[1])
+
+    def oldest_sent(self, limit: int) -> list[Image]:
+        """Return what a full disk can do without: images sent or never to be sent."""
+        return self._images("WHERE state IN ('uploaded', 'skipped') ORDER BY id LIMIT ?", (limit,))
+
+    def delete(self, images: Iterable[Image]) -> None:
+        """Delete files, then rows."""
+        images = list(images)
+        self.folder.delete([image.filename for image in images])
+        for image in images:
+            with suppress(OSError):
+                (self.thumbnails / image.filename).unlink(missing_ok=True)
+        with self._db.transaction() as sql:
+            sql.executemany("DELETE FROM images WHERE id = ?", [(image.id,) for image in images])
+        self._pending_changed()
+
+    def delete_events(self, before: datetime) -> int:
+        """Delete ended events before `before` that have no image any more; return how many."""
+        with self._db.transaction() as sql:
+            return sql.execute(
+                "DELETE FROM events WHERE edge_us < ? AND state != 'capturing' AND NOT EXISTS"
+                " (SELECT 1 FROM images WHERE event_id = events.id)",
+                (to_us(before),),
+            ).rowcount
+
+    def thumbnail(self, filename: str) -> Path | None:
+        """Return the path of an image's thumbnail, if it has one."""
+        path = self.thumbnails / filename
+        return path if path.is_file() else None
+
+    # Reconciling; only for the owner of the folder, see reconcile.py.
+
+    @property
+    def rebuilding(self) -> bool:
+        """Tell whether rows are still being made for files whose rows were lost."""
+        return bool(self._db.query("SELECT 1 FROM meta WHERE key = 'rebuilding'"))
+
+    def end_rebuilding(self) -> None:
+        """Note that every file has its row again."""
+        with self._db.transaction() as sql:
+            sql.execute("DELETE FROM meta WHERE key = 'rebuilding'")
+
+    def filenames(self, after_id: int, limit: int) -> list[tuple[int, str, str]]:
+        """Return (id, filename, state) of the next rows by id."""
+        rows = self._db.query(
+            "SELECT id, filename, state FROM images WHERE id > ? ORDER BY id LIMIT ?",
+            (after_id, limit),
+        )
+        return [(row["id"], row["filename"], row["state"]) for row in rows]
+
+    def adopt(self, files: Sequence[AdoptedFile]) -> int:
+        """Make rows for files without one; return how many were new.
+
+        A file whose event was interrupted between file and row becomes that event's.
+        """
+        adopted = 0
+        with self._db.transaction() as sql:
+            next_id = None
+            if sql.execute("SELECT 1 FROM meta WHERE key = 'rebuilding'").fetchone():
+                next_id = 1 + int(
+                    sql.execute(
+                        "SELECT coalesce(max(id), 0) FROM images WHERE id < ?", (_ADOPTED_IDS_END,)
+                    ).fetchone()[0]
+                )
+            for file in files:
+                event = sql.execute(
+                    "SELECT id, source, edge_us, flags FROM events WHERE camera = ?"
+                    " AND edge_us >= ? AND edge_us < ? AND state = 'capturing' ORDER BY id LIMIT 1",
+                    (file.camera, file.epoch * 1_000_000, (file.epoch + 1) * 1_000_000),
+                ).fetchone()
+                is_test = event is not None and event["source"] == "test"
+                new = sql.execute(
+                    "INSERT INTO images (id, event_id, filename, camera, source, edge_us, flags,"
+                    " clock_trusted, size_bytes, state) VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?, ?)"
+                    " ON CONFLICT (filename) DO NOTHING",
+                    (
+                        *(next_id, event["id"] if event else None, file.name, file.camera),
+                        event["source"] if event else "gpio",
+                        event["edge_us"] if event else file.epoch * 1_000_000,
+                        event["flags"] if event else "",
+                        file.size_bytes,
+                        "skipped" if is_test else file.state,
+                    ),
+                ).rowcount
+                adopted += new
+                if new and next_id is not None:
+                    next_id += 1
+                if new and event:
+                    sql.execute("UPDATE events SET state = 'saved' WHERE id = ?", (event["id"],))
+        self._pending_changed()
+        return adopted
+
+    def fail_interrupted(self) -> int:
+        """End the events that the previous run left `capturing`; return how many."""
+        with self._db.transaction() as sql:
+            return sql.execute(
+                "UPDATE events SET state = 'failed', reason = 'interrupted'"
+                " WHERE state = 'capturing' AND id <= ?",
+                (self.last_event_id_at_open,),
+            ).rowcount
+
+    def known_names(self, names: Sequence[str]) -> set[str]:
+        """Return those of `names` that have a row; at most some thousands at once."""
+        marks = ", ".join("?" * len(names))
+        rows = self._db.query(
+            f"SELECT filename FROM images WHERE filename IN ({marks})",  # noqa: S608
+            tuple(names),
+        )
+        return {row["filename"] for row in rows}
+
+    def has_row(self, filename: str) -> bool:
+        """Tell whether the catalog knows a file name."""
+        return bool(self._db.query("SELECT 1 FROM images WHERE filename = ?", (filename,)))
+
+    # Inside.
+
+    def _pending_changed(self) -> None:
+        self.pending_version += 1
+
+    def _update(self, image_id: int, assignments: str, parameters: tuple[object, ...]) -> None:
+        with self._db.transaction() as sql:
+            sql.execute(f"UPDATE images SET {assignments} WHERE id = ?", (*parameters, image_id))  # noqa: S608
+        self._pending_changed()
+
+    def _images(self, clause: str, parameters: tuple[object, ...]) -> list[Image]:
+        rows = self._db.query(f"SELECT * FROM images {clause}", parameters)  # noqa: S608
+        return [image_of(row) for row in rows]
+
+
+def _where(which: ImageFilter) -> tuple[list[str], list[object]]:
+    conditions: list[tuple[str, object]] = []
+    if which.camera is not None:
+        conditions.append(("camera = ?", which.camera))
+    if which.state is not None:
+        conditions.append(("state = ?", which.state))
+    if which.since is not None:
+        conditions.append(("edge_us >= ?", to_us(which.since)))
+    if which.until is not None:
+        conditions.append(("edge_us < ?", to_us(which.until)))
+    return [sql for sql, _ in conditions], [value for _, value in conditions]

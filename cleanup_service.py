@@ -1,0 +1,169 @@
+"""Retention: delete what is old and sent, make room when the disk is nearly full, never more."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import accumulate
+from typing import Final
+
+from catalog import Catalog
+from clock import is_synchronized
+from config import CleanupConfig
+from image_files import StorageError
+from records import Image
+from stats import Stats
+from version import RELEASED_AT
+from worker import Worker
+
+_log = logging.getLogger(__name__)
+
+_DISK_CHECK_S: Final = 60.0
+_CHUNK: Final = 200
+_LONGEST_PLAUSIBLE_PAUSE: Final = timedelta(days=30)
+_AGEING: Final = ("uploaded", "skipped", "unknown", "rejected", "missing")
+
+
+class AlreadyRunningError(Exception):
+    """A cleanup is under way."""
+
+
+@dataclass(frozen=True)
+class CleanupReport:
+    """What a run did, or would do. `held_back` says why nothing was deleted, if that is so."""
+
+    deleted: int
+    freed_bytes: int
+    kept_pending: int
+    held_back: str | None = None
+
+
+class CleanupService(Worker):
+    """Run the retention every `CLEANUP_INTERVAL_HOURS` and watch the free space in between.
+
+    Pending images are kept whatever their age while uploads are enabled.
+    """
+
+    def __init__(
+        self,
+        config: CleanupConfig,
+        catalog: Catalog,
+        stats: Stats,
+        *,
+        min_free_disk_bytes: int,
+        uploads_enabled: bool,
+    ) -> None:
+        super().__init__("cleanup")
+        self._retention = timedelta(days=config.retention_days)
+        self._interval_s = config.interval_hours * 3600
+        self._catalog = catalog
+        self._stats = stats
+        self._min_free_bytes = min_free_disk_bytes
+        self._states = _AGEING if uploads_enabled else (*_AGEING, "pending")
+        self._running = threading.Lock()
+        self._next_run_s = time.monotonic() + _DISK_CHECK_S
+        self.nothing_left_to_delete = False
+        """The disk is nearly full and all that is left is still to be sent."""
+
+    def step(self) -> float:
+        """Run the retention when it is time, and make room when there is too little."""
+        self.make_room()  # first: on a full disk everything else fails
+        self._catalog.record_unrecorded()
+        if time.monotonic() >= self._next_run_s:
+            self._next_run_s = time.monotonic() + self._interval_s
+            try:
+                self.run()
+            except AlreadyRunningError:
+                _log.info("cleanup skipped: one is under way")
+        return _DISK_CHECK_S
+
+    def run(self) -> CleanupReport:
+        """Delete what is older than the retention.
+
+        Raises:
+            AlreadyRunningError: another thread does it right now.
+        """
+        if not self._running.acquire(blocking=False):
+            raise AlreadyRunningError("a cleanup is already running")
+        try:
+            report = self._delete_expired(datetime.now(UTC))
+        finally:
+            self._running.release()
+        self._stats.count_cleanup(report.deleted, report.freed_bytes)
+        if report.held_back:
+            _log.warning("cleanup deleted nothing: %s", report.held_back)
+        else:
+            _log.info(
+                "cleanup: %d images deleted, %.1f MB freed, %d older ones kept for upload",
+                *(report.deleted, report.freed_bytes / 1e6, report.kept_pending),
+            )
+        return report
+
+    def preview(self) -> CleanupReport:
+        """Return what `run` would do now."""
+        now = datetime.now(UTC)
+        held_back = self._why_not(now)
+        count, size_bytes = self._catalog.expired_totals(now - self._retention, self._states)
+        if held_back:
+            count, size_bytes = 0, 0
+        return CleanupReport(count, size_bytes, self._kept_pending(now), held_back)
+
+    def make_room(self) -> int:
+        """Delete sent images, oldest first, until enough of the disk is free; return how many."""
+        deleted = 0
+        while not self.stopping and (free_bytes := self._free_bytes()) < self._min_free_bytes:
+            images = _enough(self._catalog.oldest_sent(_CHUNK), self._min_free_bytes - free_bytes)
+            self.nothing_left_to_delete = not images
+            if not images:
+                break
+            self._catalog.delete(images)
+            deleted += len(images)
+        else:
+            self.nothing_left_to_delete = False
+        if deleted:
+            _log.warning("disk nearly full: %d sent images deleted before their time", deleted)
+        return deleted
+
+    def _delete_expired(self, now: datetime) -> CleanupReport:
+        held_back = self._why_not(now)
+        if held_back:
+            return CleanupReport(0, 0, self._kept_pending(now), held_back)
+        before = now - self._retention
+        deleted = freed_bytes = 0
+        while images := self._catalog.expired(before, self._states, _CHUNK):
+            self._catalog.delete(images)
+            deleted += len(images)
+            freed_bytes += sum(i.size_bytes for i in images if i.state != "missing")
+        self._catalog.delete_events(before)
+        return CleanupReport(deleted, freed_bytes, self._kept_pending(now))
+
+    def _kept_pending(self, now: datetime) -> int:
+        if "pending" in self._states:
+            return 0
+        return self._catalog.expired_totals(now - self._retention, ("pending",))[0]
+
+    def _why_not(self, now: datetime) -> str | None:
+        """Distrust a clock that would make everything look old."""
+        if now < RELEASED_AT:
+            return "the clock is before this program's release"
+        newest = self._catalog.newest_image_at()
+        if is_synchronized() is False and newest and now - newest > _LONGEST_PLAUSIBLE_PAUSE:
+            return "the clock is not synchronised and more than 30 days ahead of the newest image"
+        return None
+
+    def _free_bytes(self) -> int:
+        try:
+            return self._catalog.folder.disk_usage()[0]
+        except OSError as error:
+            raise StorageError.of(error, "cannot read the free space") from error
+
+
+def _enough(images: list[Image], wanted_bytes: int) -> list[Image]:
+    """Return the first images that together have `wanted_bytes`, or all."""
+    for number, size_bytes in enumerate(accumulate(i.size_bytes for i in images), start=1):
+        if size_bytes >= wanted_bytes:
+            return images[:number]
+    return images

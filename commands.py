@@ -1,0 +1,198 @@
+"""The one-shot commands of the command line: what an installer runs by hand.
+
+Each prints to the terminal and returns the exit code.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final
+
+from capture_service import CaptureOutcome, CaptureService
+from catalog import Catalog
+from cleanup_service import CleanupService
+from config import CameraConfig, Config, redact_url
+from database import FolderLock
+from gpio_service import Edge, GpioBackend, GpioService
+from records import Image
+from rtsp_stream import CameraStream
+from stats import Stats
+from worker import Worker, stop_all
+
+_CONNECT_S: Final = 15.0
+_SETTLE_S: Final = 1.2  # a stream's first second does not tell its timing yet
+_RESULT_S: Final = 30.0
+_POLL_S: Final = 0.1
+_STOP_S: Final = 8.0
+
+Say = Callable[[str], None]
+
+
+def test_capture(config: Config, say: Say) -> int:
+    """Take a picture from every enabled camera; 1 if any failed."""
+    cameras = [camera for camera in config.cameras if camera.enabled]
+    if not cameras:
+        say("No camera is enabled: set CAMERA_1_ENABLED=true.")
+        return 1
+    catalog = Catalog(config.storage, as_owner=False)
+    slots = threading.Semaphore(2)
+    streams = {camera.key: CameraStream(camera, config.capture, slots) for camera in cameras}
+    capture = CaptureService(
+        cameras, streams, catalog, Stats(), uploads_enabled=False, on_saved=_ignore
+    )
+    workers: list[Worker] = [*capture.workers.values(), *streams.values()]
+    say(f"Connecting to {len(cameras)} cameras …")
+    try:
+        for worker in workers:
+            worker.start()
+        results = [_test_camera(camera, streams, capture, catalog, say) for camera in cameras]
+    finally:
+        stop_all(workers, _STOP_S)
+        catalog.close()
+    failed = results.count(False)
+    say(f"{len(results) - failed} of {len(results)} cameras work.")
+    return 1 if failed else 0
+
+
+def _test_camera(
+    camera: CameraConfig,
+    streams: dict[str, CameraStream],
+    capture: CaptureService,
+    catalog: Catalog,
+    say: Say,
+) -> bool:
+    title = f"{camera.name} ({camera.label})"
+    say(f"{title}: {redact_url(camera.url)} …")
+    stream = streams[camera.key]
+    deadline_s = time.monotonic() + _CONNECT_S
+    while stream.status().state == "connecting" and time.monotonic() < deadline_s:
+        stream.pause(_POLL_S)
+    status = stream.status()
+    if status.state != "streaming":
+        say(f"{title}: FAILED: {status.error or 'no answer'}. {status.hint or ''}")
+        return False
+    stream.pause(_SETTLE_S)
+    outcome: CaptureOutcome = capture.capture_now(camera.key, "test", _RESULT_S)
+    image = outcome.image
+    if image is None:
+        say(f"{title}: FAILED: {outcome.reason}. {outcome.hint or ''}")
+        return False
+    flags = f", {', '.join(image.flags)}" if image.flags else ""
+    say(
+        f"{title}: ok, {image.width}x{image.height} {status.codec}, {image.size_bytes // 1000} kB,"
+        f" {outcome.latency_ms:.0f} ms, {image.offset_ms:+.0f} ms from the moment{flags}:"
+        f" {catalog.folder.path / image.filename}"
+    )
+    for advice in _advice(status.gop_too_long, status.gop_s, status.b_frames):
+        say(f"{title}: {advice}")
+    return True
+
+
+def _advice(gop_too_long: bool, gop_s: float | None, b_frames: bool) -> Sequence[str]:
+    advice = []
+    if gop_too_long:
+        advice.append(f"I-frame interval {gop_s or 0:.0f} s: set it to 1 s in the camera.")
+    if b_frames:
+        advice.append("the stream has B-frames: switch them off in the camera.")
+    return advice
+
+
+def test_gpio(config: Config, load: Callable[[], GpioBackend], duration_s: float, say: Say) -> int:
+    """Show the pins' levels, then every trigger for a while; 1 if the pins can't be used."""
+    lock_path = config.storage.state_dir / "lock"
+    if config.gpio.enabled and lock_path.exists():
+        lock = FolderLock(lock_path)
+        if not lock.acquire():
+            say(f"The pins are held by the running daemon, process {lock.owner()}: stop it first.")
+            return 1
+        lock.release()
+    names = {camera.key: camera.name for camera in config.cameras}
+    finished = threading.Event()
+
+    def show(edge: Edge) -> None:
+        say(f"{edge.at.astimezone(config.site.timezone):%H:%M:%S.%f} {names[edge.camera_key]} LOW")
+
+    gpio = GpioService(
+        replace(config.gpio, enabled=True, trigger_enabled=True), on_edge=show, load=load
+    )
+    gpio.start()
+    try:
+        deadline_s = time.monotonic() + _CONNECT_S
+        while not _is_decided(gpio) and time.monotonic() < deadline_s:
+            finished.wait(_POLL_S)
+        status = gpio.status()
+        if not status.available:
+            say(f"GPIO can't be used: {status.error}. {status.hint or ''}")
+            return 1
+        for pin in status.pins:
+            say(f"{names[pin.camera_key]}: pin {pin.pin} is {pin.state}")
+        say(f"Waiting {duration_s:g} s for triggers (falling edges) …")
+        finished.wait(duration_s)
+        for pin in gpio.status().pins:
+            say(
+                f"{names[pin.camera_key]}: pin {pin.pin} is {pin.state}, {pin.triggers} triggers,"
+                f" {pin.suppressed} suppressed as bounce"
+            )
+        return 0
+    finally:
+        stop_all([gpio], _STOP_S)
+
+
+def _is_decided(gpio: GpioService) -> bool:
+    status = gpio.status()
+    return status.available or status.error is not None
+
+
+def cleanup_now(config: Config, say: Say) -> int:
+    """Run the retention once, beside a running daemon or without one."""
+    catalog = Catalog(config.storage, as_owner=False)
+    try:
+        report = CleanupService(
+            config.cleanup,
+            catalog,
+            Stats(),
+            min_free_disk_bytes=config.storage.min_free_disk_bytes,
+            uploads_enabled=config.upload.enabled,
+        ).run()
+    finally:
+        catalog.close()
+    if report.held_back:
+        say(f"Nothing was deleted: {report.held_back}.")
+    say(
+        f"Deleted {report.deleted} images, freed {report.freed_bytes / 1e6:.1f} MB,"
+        f" kept {report.kept_pending} older ones that are not uploaded yet."
+    )
+    return 0
+
+
+def requeue_unknown(config: Config, say: Say) -> int:
+    """Make all images of unknown fate pending."""
+    catalog = Catalog(config.storage, as_owner=False)
+    try:
+        changed = catalog.resolve_unknown("pending")
+    finally:
+        catalog.close()
+    say(f"{changed} images are pending again.")
+    return 0
+
+
+def check_config(config: Config, say: Say) -> int:
+    """Say what the settings mean."""
+    for warning in config.warnings:
+        say(f"Note: {warning}")
+    for camera in config.cameras:
+        pin = "no pin" if camera.pin is None else f"pin {camera.pin}"
+        state = "" if camera.enabled else " (disabled)"
+        say(f"{camera.name} ({camera.label}){state}: {redact_url(camera.url)}, {pin}")
+    say(f"Images: {config.storage.image_dir}")
+    upload = redact_url(config.upload.url) if config.upload.enabled else "switched off"
+    say(f"Uploads: {upload}")
+    say("The configuration is fine.")
+    return 0
+
+
+def _ignore(image: Image) -> None:
+    """Test images are not uploaded."""

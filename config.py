@@ -1,0 +1,543 @@
+"""Every environment variable: its default, its check, and the typed settings made of it.
+
+`load()` reads `.env` in the working directory and the real environment, which wins, and hands
+each service one frozen dataclass. All problems are collected and raised together.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import socket
+import stat
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from dotenv import dotenv_values
+
+_DEFAULT_CAMERAS: Final = {
+    1: ("192.168.1.201", "Entry", 18),
+    2: ("192.168.1.202", "Exit", 19),
+    3: ("192.168.1.203", "Auxiliary", 20),
+}
+_DEFAULT_UPLOAD_URL: Final = "https://api.easyparkai.com/api/Common/Upload?modulename=anpr"
+_CAMERA_VARIABLE: Final = re.compile(r"^(?:GPIO_)?CAMERA_(\d{1,3})_[A-Z_]+$")
+_OURS: Final = re.compile(
+    r"^(CAMERA|GPIO|UPLOAD|CAPTURE|IMAGE|CLEANUP|BIND|SITE|WEB|OFFLINE|CONNECTIVITY)_"
+)
+_MAX_BCM_PIN: Final = 27
+_SHORTEST_SECRET: Final = 4  # shorter ones would turn ordinary words of the log into stars
+
+
+class ConfigError(Exception):
+    """The settings can't be used. `problems` holds one line for each reason."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True)
+class SiteConfig:
+    """Which box this is and where it writes its log."""
+
+    site_id: str
+    timezone: ZoneInfo
+    log_level: str
+    log_file: Path
+    stats_refresh_s: int
+
+
+@dataclass(frozen=True)
+class CameraConfig:
+    """One camera and the pin that triggers it. `url` holds the password in clear text."""
+
+    key: str
+    name: str
+    label: str
+    enabled: bool
+    url: str = field(repr=False)
+    latency_ms: int
+    offset_ms: int
+    pin: int | None
+
+
+@dataclass(frozen=True)
+class CaptureConfig:
+    """How a frame is chosen and encoded."""
+
+    timeout_s: float
+    max_offset_ms: int
+    jpeg_quality: int
+    rtsp_transport: str
+
+
+@dataclass(frozen=True)
+class GpioConfig:
+    """Pins and the timing of their debounce. `pins` maps BCM numbers to camera keys."""
+
+    enabled: bool
+    trigger_enabled: bool
+    hold_off_ms: int
+    rearm_ms: int
+    glitch_ms: int
+    trigger_on_start: bool
+    stuck_low_s: float
+    pins: Mapping[int, str]
+
+
+@dataclass(frozen=True)
+class UploadConfig:
+    """Where images go and how patiently. `url` may hold a secret in its query."""
+
+    enabled: bool
+    background: bool
+    url: str = field(repr=False)
+    field_name: str
+    auth_token: str = field(repr=False)
+    metadata: bool
+    timeout_s: float
+    queue_size: int
+    retry_workers: int
+    offline_retry_interval_s: float
+    connectivity_check_interval_s: float
+
+
+@dataclass(frozen=True)
+class StorageConfig:
+    """Where images, their catalog and the readable list of pending uploads lie."""
+
+    image_dir: Path
+    state_dir: Path
+    pending_file: Path
+    min_free_disk_bytes: int
+
+
+@dataclass(frozen=True)
+class CleanupConfig:
+    """How long images are kept and how often that is looked at."""
+
+    retention_days: int
+    interval_hours: float
+
+
+@dataclass(frozen=True)
+class WebConfig:
+    """The embedded web server and who may use it."""
+
+    bind_ip: str
+    bind_port: int
+    auth_enabled: bool
+    admin_password_hash: str = field(repr=False)
+    api_token: str = field(repr=False)
+    session_idle_minutes: int
+    trusted_proxies: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of one process."""
+
+    site: SiteConfig
+    cameras: tuple[CameraConfig, ...]
+    capture: CaptureConfig
+    gpio: GpioConfig
+    upload: UploadConfig
+    storage: StorageConfig
+    cleanup: CleanupConfig
+    web: WebConfig
+    warnings: tuple[str, ...]
+    env_file_exposed: bool
+    secrets: frozenset[str] = field(repr=False)
+    """Every secret text, raw and percent-encoded, for the log's redaction."""
+
+
+def load(env_file: Path = Path(".env")) -> Config:
+    """Read `env_file`, when there is one, and the environment, which wins.
+
+    Raises:
+        ConfigError: with one line for every problem found.
+    """
+    file_values: dict[str, str] = {}
+    if env_file.is_file():
+        values = dotenv_values(env_file, interpolate=False)
+        file_values = {name: value for name, value in values.items() if value is not None}
+    read = _Reader({**file_values, **os.environ})
+    config = _build(read)
+    if read.problems:
+        raise ConfigError(read.problems)
+    exposed, warnings = _tighten(env_file)
+    return replace(
+        config,
+        warnings=(*warnings, *read.unknown_names(file_values)),
+        env_file_exposed=exposed,
+    )
+
+
+def parse(env: Mapping[str, str]) -> Config:
+    """Check `env` alone and build the settings.
+
+    Raises:
+        ConfigError: with one line for every problem found.
+    """
+    read = _Reader(env)
+    config = _build(read)
+    if read.problems:
+        raise ConfigError(read.problems)
+    return config
+
+
+def variables() -> dict[str, str]:
+    """Return the name and default of every variable, for three cameras."""
+    read = _Reader({})
+    _build(read)
+    return dict(read.defaults)
+
+
+def redact_url(url: str) -> str:
+    """Return `url` without its credentials and query."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _build(read: _Reader) -> Config:
+    cameras = _cameras(read)
+    return Config(
+        site=_site(read),
+        cameras=cameras,
+        capture=CaptureConfig(
+            timeout_s=read.number("CAPTURE_TIMEOUT_S", 5, 0.5, 60),
+            max_offset_ms=read.integer("CAPTURE_MAX_OFFSET_MS", 250, 20, 5000),
+            jpeg_quality=read.integer("JPEG_QUALITY", 92, 50, 100),
+            rtsp_transport=read.choice("RTSP_TRANSPORT", "tcp", ("tcp", "udp")),
+        ),
+        gpio=_gpio(read, cameras),
+        upload=_upload(read),
+        storage=_storage(read),
+        cleanup=CleanupConfig(
+            retention_days=read.integer("IMAGE_RETENTION_DAYS", 120, 1, 36500),
+            interval_hours=read.number("CLEANUP_INTERVAL_HOURS", 24, 0.01, 8760),
+        ),
+        web=_web(read),
+        warnings=(),
+        env_file_exposed=False,
+        secrets=frozenset(read.secrets),
+    )
+
+
+def _cameras(read: _Reader) -> tuple[CameraConfig, ...]:
+    named = (_CAMERA_VARIABLE.match(name) for name in read.env)
+    numbers = sorted(set(_DEFAULT_CAMERAS) | {int(m[1]) for m in named if m and int(m[1]) > 0})
+    username = read.text("CAMERA_USERNAME", "admin")
+    password = read.secret("CAMERA_PASSWORD", "admin")
+    path = read.text("CAMERA_RTSP_PATH", "/avstream/channel=1/stream=0.sdp")
+    offset_ms = read.integer("CAPTURE_OFFSET_MS", 0, -2000, 5000)
+    cameras = [_camera(read, n, username, password, path, offset_ms) for n in numbers]
+    names: dict[str, str] = {}
+    for camera in cameras:
+        if camera.name in names:
+            read.problem(
+                f"{camera.key.upper()}_NAME",
+                camera.name,
+                f"is the name of {names[camera.name]} too",
+            )
+        names[camera.name] = camera.key
+    return tuple(cameras)
+
+
+def _camera(
+    read: _Reader, n: int, username: str, password: str, path: str, offset_ms: int
+) -> CameraConfig:
+    ip, label, default_pin = _DEFAULT_CAMERAS.get(n, ("", f"Camera {n}", None))
+    prefix = f"CAMERA_{n}"
+    enabled = read.flag(f"{prefix}_ENABLED", True)
+    user = read.text(f"{prefix}_USERNAME", username, shown="CAMERA_USERNAME")
+    word = read.secret(f"{prefix}_PASSWORD", password, shown="CAMERA_PASSWORD")
+    host = read.text(f"{prefix}_IP", ip)
+    url = read.url(f"{prefix}_RTSP", "", ("rtsp", "rtsps"), shown="from the address below")
+    if not url and host:
+        login = f"{quote(user, safe='')}:{quote(word, safe='')}@" if user else ""
+        url = f"rtsp://{login}{host if ':' in host else f'{host}:554'}/{path.lstrip('/')}"
+    if not url and enabled:
+        read.problem(f"{prefix}_IP", "", f"is needed (or {prefix}_RTSP) for an enabled camera")
+    return CameraConfig(
+        key=f"camera_{n}",
+        name=read.text(
+            f"{prefix}_NAME",
+            f"r{n}",
+            pattern=r"[a-z0-9-]{1,16}",
+            allowed="1 to 16 of a-z, 0-9 and -",
+        ),
+        label=read.text(f"{prefix}_LABEL", label),
+        enabled=enabled,
+        url=url,
+        latency_ms=read.integer(f"{prefix}_LATENCY_MS", 0, 0, 5000),
+        offset_ms=read.integer(
+            f"{prefix}_CAPTURE_OFFSET_MS", offset_ms, -2000, 5000, shown="CAPTURE_OFFSET_MS"
+        ),
+        pin=read.optional_integer(f"GPIO_CAMERA_{n}_PIN", default_pin, 0, _MAX_BCM_PIN),
+    )
+
+
+def _gpio(read: _Reader, cameras: tuple[CameraConfig, ...]) -> GpioConfig:
+    pins: dict[int, str] = {}
+    for camera in cameras:
+        if not camera.enabled or camera.pin is None:
+            continue
+        if camera.pin in pins:
+            name = f"GPIO_{camera.key.upper()}_PIN"
+            read.problem(name, str(camera.pin), f"is the pin of {pins[camera.pin]} too")
+        pins[camera.pin] = camera.key
+    return GpioConfig(
+        enabled=read.flag("GPIO_ENABLED", False),
+        trigger_enabled=read.flag("GPIO_TRIGGER_ENABLED", True),
+        hold_off_ms=read.integer("GPIO_BOUNCE_TIME", 300, 0, 60000),
+        rearm_ms=read.integer("GPIO_REARM_MS", 50, 0, 10000),
+        glitch_ms=read.integer("GPIO_GLITCH_MS", 0, 0, 1000),
+        trigger_on_start=read.flag("GPIO_TRIGGER_ON_START", False),
+        stuck_low_s=read.number("STUCK_LOW_S", 120, 1, 86400),
+        pins=pins,
+    )
+
+
+def _upload(read: _Reader) -> UploadConfig:
+    return UploadConfig(
+        enabled=read.flag("UPLOAD_ENABLED", True),
+        background=read.flag("BACKGROUND_UPLOAD", True),
+        url=read.url("S3_API_URL", _DEFAULT_UPLOAD_URL, ("http", "https")),
+        field_name=read.text("UPLOAD_FIELD_NAME", "singleFile"),
+        auth_token=read.secret("UPLOAD_AUTH_TOKEN", ""),
+        metadata=read.flag("UPLOAD_METADATA", False),
+        timeout_s=read.number("UPLOAD_TIMEOUT_S", 30, 0.5, 600),
+        queue_size=read.integer("UPLOAD_QUEUE_SIZE", 100, 1, 100_000),
+        retry_workers=read.integer("UPLOAD_RETRY_WORKERS", 1, 1, 16),
+        offline_retry_interval_s=read.number("OFFLINE_RETRY_INTERVAL", 60, 0.1, 86400),
+        connectivity_check_interval_s=read.number("CONNECTIVITY_CHECK_INTERVAL", 60, 0.1, 86400),
+    )
+
+
+def _storage(read: _Reader) -> StorageConfig:
+    image_dir = read.path("IMAGE_STORAGE_PATH", "images")
+    return StorageConfig(
+        image_dir=image_dir,
+        state_dir=read.path("STATE_DIR", str(image_dir / ".state"), shown="in the image folder"),
+        pending_file=read.path("PENDING_UPLOADS_FILE", "pending_uploads.json"),
+        min_free_disk_bytes=read.integer("MIN_FREE_DISK_MB", 500, 0, 10_000_000) * 1_000_000,
+    )
+
+
+def _site(read: _Reader) -> SiteConfig:
+    return SiteConfig(
+        site_id=read.text(
+            "SITE_ID",
+            _default_site_id(),
+            pattern=r"[A-Za-z0-9._-]{1,64}",
+            allowed="1 to 64 of letters, digits, '.', '_' and '-'",
+            shown="host name and 6 digits of the machine id",
+        ),
+        timezone=read.timezone("SITE_TIMEZONE"),
+        log_level=read.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
+        log_file=read.path("LOG_FILE", "camera_system.log"),
+        stats_refresh_s=read.integer("STATS_REFRESH_S", 10, 1, 3600),
+    )
+
+
+def _web(read: _Reader) -> WebConfig:
+    proxies = read.text("TRUSTED_PROXIES", "")
+    return WebConfig(
+        bind_ip=read.ip_address("BIND_IP", "0.0.0.0"),  # noqa: S104 - the documented default
+        bind_port=read.integer("BIND_PORT", 9000, 1, 65535),
+        auth_enabled=read.flag("WEB_AUTH_ENABLED", True),
+        admin_password_hash=read.secret("ADMIN_PASSWORD_HASH", ""),
+        api_token=read.secret("API_TOKEN", ""),
+        session_idle_minutes=read.integer("SESSION_IDLE_MINUTES", 720, 1, 100_000),
+        trusted_proxies=tuple(p.strip() for p in proxies.split(",") if p.strip()),
+    )
+
+
+def _default_site_id() -> str:
+    host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:57] or "box"
+    try:
+        machine_id = Path("/etc/machine-id").read_text(encoding="ascii").strip()
+    except OSError:
+        machine_id = ""
+    return f"{host}-{machine_id[:6] or f'{uuid.getnode():012x}'[-6:]}"
+
+
+def _system_timezone() -> str:
+    link = Path("/etc/localtime")
+    try:
+        name = os.environ.get("TZ", "").lstrip(":") or str(link.resolve()).partition("zoneinfo/")[2]
+        return ZoneInfo(name).key
+    except (OSError, ValueError, ZoneInfoNotFoundError):
+        return "UTC"
+
+
+def _tighten(env_file: Path) -> tuple[bool, list[str]]:
+    """Take `env_file` from others' eyes when it is ours; return (still exposed, warnings)."""
+    try:
+        status = env_file.stat()
+        if not status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            return False, []
+        env_file.chmod(0o600)
+    except FileNotFoundError:
+        return False, []
+    except OSError:
+        return True, [f"{env_file} can be read by other users: chmod 600 {env_file}"]
+    return False, [f"{env_file} could be read by other users; it is now readable by its owner only"]
+
+
+class _Reader:
+    """Read typed values from `env`; gather problems, secrets, and the name of every variable."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self.env = env
+        self.problems: list[str] = []
+        self.secrets: set[str] = set()
+        self.defaults: dict[str, str] = {}
+
+    def problem(self, name: str, value: str, why: str) -> None:
+        """Note that the value of `name` can't be used."""
+        self.problems.append(f"{name}={value!r}: {why}")
+
+    def text(
+        self,
+        name: str,
+        default: str,
+        *,
+        pattern: str = "",
+        allowed: str = "",
+        shown: str | None = None,
+    ) -> str:
+        """Return the stripped text, or the default when it is unset or empty."""
+        self.defaults[name] = default if shown is None else shown
+        value = self.env.get(name, "").strip() or default
+        if pattern and not re.fullmatch(pattern, value):
+            self.problem(name, value, f"must be {allowed}")
+        elif any(ord(c) < 0x20 for c in value):
+            self.problem(name, value, "must be one line without control characters")
+        return value
+
+    def secret(self, name: str, default: str, *, shown: str | None = None) -> str:
+        """Return a text that must never be shown."""
+        self.defaults[name] = default if shown is None else shown
+        value = self.env.get(name, "") or default
+        if value != default:
+            self._hide(value)
+        return value
+
+    def flag(self, name: str, default: bool) -> bool:
+        """Return a truth value written as true/false, yes/no, on/off or 1/0."""
+        value = self.text(name, "true" if default else "false").lower()
+        if value in ("true", "yes", "on", "1"):
+            return True
+        if value not in ("false", "no", "off", "0"):
+            self.problem(name, value, "must be true or false")
+        return False
+
+    def integer(
+        self, name: str, default: int, low: int, high: int, *, shown: str | None = None
+    ) -> int:
+        """Return a whole number from `low` to `high`."""
+        value = self.text(name, str(default), shown=shown)
+        try:
+            number = int(value)
+            if low <= number <= high:
+                return number
+        except ValueError:
+            pass
+        self.problem(name, value, f"must be a whole number from {low} to {high}")
+        return default
+
+    def optional_integer(self, name: str, default: int | None, low: int, high: int) -> int | None:
+        """Return a whole number, or `None` when there is neither a value nor a default."""
+        if default is None and not self.env.get(name, "").strip():
+            self.defaults[name] = ""
+            return None
+        return self.integer(name, low if default is None else default, low, high)
+
+    def number(self, name: str, default: float, low: float, high: float) -> float:
+        """Return a number from `low` to `high`."""
+        value = self.text(name, f"{default:g}")
+        try:
+            number = float(value)
+            if low <= number <= high:
+                return number
+        except ValueError:
+            pass
+        self.problem(name, value, f"must be a number from {low:g} to {high:g}")
+        return default
+
+    def choice(self, name: str, default: str, options: tuple[str, ...]) -> str:
+        """Return one of `options`, whatever the case it is written in."""
+        value = self.text(name, default)
+        for option in options:
+            if value.lower() == option.lower():
+                return option
+        self.problem(name, value, f"must be one of {', '.join(options)}")
+        return default
+
+    def url(
+        self, name: str, default: str, schemes: tuple[str, ...], *, shown: str | None = None
+    ) -> str:
+        """Return a URL of one of `schemes`; its password and query count as secrets."""
+        value = self.text(name, default, shown=shown)
+        if not value:
+            return value
+        try:
+            parts = urlsplit(value)
+            valid = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+            self._hide(unquote(parts.password or ""))
+        except ValueError:
+            valid = False
+        if not valid:
+            self.problem(
+                name,
+                redact_url(value) if "@" not in value else "***",
+                f"must be a URL like {schemes[0]}://host:port/path",
+            )
+        return value
+
+    def path(self, name: str, default: str, *, shown: str | None = None) -> Path:
+        """Return an absolute path; relative ones start at the working directory."""
+        return Path(self.text(name, default, shown=shown)).expanduser().absolute()
+
+    def timezone(self, name: str) -> ZoneInfo:
+        """Return a time zone by its IANA name."""
+        value = self.text(name, _system_timezone(), shown="the system's")
+        try:
+            return ZoneInfo(value)
+        except (OSError, ValueError, ZoneInfoNotFoundError):
+            self.problem(name, value, "must be a time zone such as Europe/Istanbul or UTC")
+            return ZoneInfo("UTC")
+
+    def ip_address(self, name: str, default: str) -> str:
+        """Return the text of an IPv4 or IPv6 address."""
+        value = self.text(name, default)
+        try:
+            return str(ipaddress.ip_address(value))
+        except ValueError:
+            self.problem(name, value, "must be an IP address such as 0.0.0.0 or 192.168.1.33")
+            return default
+
+    def unknown_names(self, names: Iterable[str]) -> list[str]:
+        """Return a warning for each of `names` that looks like a mistyped variable."""
+        warnings = []
+        for name in names:
+            if name in self.defaults or not _OURS.match(name):
+                continue
+            close = get_close_matches(name, self.defaults, n=1)
+            guess = f"; did you mean {close[0]}?" if close else ""
+            warnings.append(f"{name} in .env is not a variable of this program{guess}")
+        return warnings
+
+    def _hide(self, value: str) -> None:
+        if len(value) >= _SHORTEST_SECRET:
+            self.secrets |= {value, quote(value, safe="")}

@@ -1,0 +1,221 @@
+"""The folder of image files: names that never collide, writes that survive a power cut."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Final
+
+_NAME: Final = re.compile(
+    r"(?P<camera>[a-z0-9-]{1,16})_(?P<epoch>\d{1,11})(?:_\d{1,6})?(?:_b\d{1,3})?\.jpg", re.ASCII
+)
+_TEMP_SUFFIX: Final = ".tmp"
+_HINTS: Final = {
+    errno.ENOSPC: "the disk is full: free some space or use a larger card",
+    errno.EDQUOT: "the disk quota is used up: free some space",
+    errno.EROFS: "the file system is read-only: the card may be worn out or was not unmounted well",
+    errno.EACCES: "no permission: give the folder to the user who runs this program",
+    errno.EPERM: "no permission: give the folder to the user who runs this program",
+    errno.EIO: "the disk reports an I/O error: replace the card",
+    errno.ENOTDIR: "a file is in the way of the folder",
+}
+
+
+class StorageError(Exception):
+    """Something can't be read from or written to disk; the text says what to do."""
+
+    def __init__(self, message: str, *, full: bool = False) -> None:
+        super().__init__(message)
+        self.full = full
+
+    @classmethod
+    def of(cls, error: OSError, doing: str) -> StorageError:
+        """Put a system error in words."""
+        hint = _HINTS.get(error.errno or 0, error.strerror or str(error))
+        return cls(f"{doing}: {hint}", full=error.errno in (errno.ENOSPC, errno.EDQUOT))
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFile:
+    """An image file as a scan sees it; `epoch` and `camera` come from its name."""
+
+    name: str
+    camera: str
+    epoch: int
+    size_bytes: int
+    modified_s: float
+
+
+def parse_name(name: str) -> tuple[str, int] | None:
+    """Return the camera and epoch second that an image's file name tells, if it is one."""
+    match = _NAME.fullmatch(name)
+    return (match["camera"], int(match["epoch"])) if match else None
+
+
+class ImageFolder:
+    """Write, read, list and delete image files in one flat folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def create(self) -> None:
+        """Make the folder and prove that it can be written to.
+
+        Raises:
+            StorageError: it can't.
+        """
+        probe = self.path / f".probe{_TEMP_SUFFIX}"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with probe.open("wb") as file:
+                file.write(b"probe")
+                os.fsync(file.fileno())
+            probe.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError.of(error, f"cannot write to {self.path}") from error
+
+    def write(self, stem: str, jpeg: bytes, taken: Callable[[str], bool]) -> str:
+        """Put `jpeg` durably under `stem`.jpg, or the next free `stem`_N.jpg; return the name.
+
+        The temporary file claims the name: nobody else can create it, and nothing is overwritten.
+        `taken` tells of names that are in use without a file.
+
+        Raises:
+            StorageError: nothing was written, no file was left behind.
+        """
+        for number in count(1):
+            name = f"{stem}.jpg" if number == 1 else f"{stem}_{number}.jpg"
+            if (self.path / name).exists() or taken(name):
+                continue
+            try:
+                if self._write_claimed(name, jpeg):
+                    return name
+            except OSError as error:
+                raise StorageError.of(error, f"cannot save {name}") from error
+        raise AssertionError("unreachable")
+
+    def _write_claimed(self, name: str, jpeg: bytes) -> bool:
+        final = self.path / name
+        temp = self.path / f".{name}{_TEMP_SUFFIX}"
+        try:
+            descriptor = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        except FileExistsError:
+            return False
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                if final.exists():  # it came between the look and the claim
+                    temp.unlink(missing_ok=True)
+                    return False
+                file.write(jpeg)
+                file.flush()
+                os.fsync(file.fileno())
+            temp.rename(final)
+        except BaseException:
+            with suppress(OSError):
+                temp.unlink()
+            raise
+        self.sync()
+        return True
+
+    def sync(self) -> None:
+        """Make renames and unlinks durable."""
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def read(self, name: str) -> bytes:
+        """Return a file's bytes. Raises `FileNotFoundError` and other `OSError`."""
+        return (self.path / name).read_bytes()
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Remove files durably; one that is gone already is fine.
+
+        Raises:
+            StorageError: some may be left.
+        """
+        try:
+            for name in names:
+                (self.path / name).unlink(missing_ok=True)
+            self.sync()
+        except OSError as error:
+            raise StorageError.of(error, "cannot delete images") from error
+
+    def scan(self) -> Iterator[FoundFile]:
+        """Yield every image file in the folder, in no order."""
+        with os.scandir(self.path) as entries:
+            for entry in entries:
+                found = parse_name(entry.name)
+                if found is None:
+                    continue
+                with suppress(FileNotFoundError):
+                    status = entry.stat(follow_symlinks=False)
+                    if entry.is_file(follow_symlinks=False):
+                        camera, epoch = found
+                        yield FoundFile(entry.name, camera, epoch, status.st_size, status.st_mtime)
+
+    def has_images(self) -> bool:
+        """Tell whether there is at least one image."""
+        return next(self.scan(), None) is not None
+
+    def sweep(self, is_being_saved: Callable[[str], bool]) -> int:
+        """Remove what interrupted writes left behind and return how many there were.
+
+        `is_being_saved` tells of images whose temporary file is no leftover.
+        """
+        with os.scandir(self.path) as entries:
+            stray = [e.name for e in entries if e.name.startswith(".") and _is_temp(e.name)]
+        swept = 0
+        for name in stray:
+            if is_being_saved(name[1 : -len(_TEMP_SUFFIX)]):
+                continue
+            with suppress(FileNotFoundError):
+                (self.path / name).unlink()
+                swept += 1
+        return swept
+
+    def disk_usage(self) -> tuple[int, int]:
+        """Return the free and the total bytes of the folder's file system."""
+        usage = shutil.disk_usage(self.path)
+        return usage.free, usage.total
+
+
+def write_durably(path: Path, chunks: Iterable[bytes], mode: int = 0o644) -> None:
+    """Replace a file's content so that either the old or the new one survives anything."""
+    temp = path.with_name(f".{path.name}{_TEMP_SUFFIX}")
+    descriptor = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.writelines(chunks)
+            file.flush()
+            os.fsync(file.fileno())
+        temp.rename(path)
+    except BaseException:
+        with suppress(OSError):
+            temp.unlink()
+        raise
+    ImageFolder(path.parent).sync()
+
+
+def jpeg_size(jpeg: bytes) -> tuple[int, int] | None:
+    """Return the width and height that a JPEG's frame header tells, or `None`."""
+    at = 2
+    while jpeg[:2] == b"\xff\xd8" and at + 9 <= len(jpeg) and jpeg[at] == 0xFF:
+        marker = jpeg[at + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = jpeg[at + 5 : at + 7], jpeg[at + 7 : at + 9]
+            return int.from_bytes(width, "big"), int.from_bytes(height, "big")
+        at += 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+    return None
+
+
+def _is_temp(name: str) -> bool:
+    return name.endswith(_TEMP_SUFFIX)

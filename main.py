@@ -1,0 +1,327 @@
+"""The command line and the daemon: construction, wiring, start, stop, signals."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from functools import partial
+from logging.handlers import RotatingFileHandler
+from typing import Final
+
+import commands
+from capture_service import CaptureOutcome, CaptureService
+from catalog import Catalog, LockedError
+from cleanup_service import CleanupService
+from config import Config, ConfigError, load
+from gpio_service import Edge, GpioService, load_rpi_gpio
+from image_files import StorageError
+from memory import limit_arenas
+from pending_file import PendingExporter
+from reconcile import Reconciler
+from rtsp_stream import CameraStream
+from stats import Stats
+from status import SystemStatus
+from upload_targets import HttpTarget
+from uploader import UploadService
+from version import __version__
+from web_app import Actions, WebServer, create_app
+from worker import Worker, stop_all
+
+_log = logging.getLogger("main")
+
+EXIT_WORKER_DIED: Final = 70
+EXIT_STORAGE: Final = 74
+EXIT_LOCKED: Final = 75
+EXIT_CONFIG: Final = 78
+
+_LOG_BYTES: Final = 10_000_000
+_LOG_FILES: Final = 5
+_CAPTURE_STOP_S: Final = 4.0
+_STOP_S: Final = 5.0
+_DECODES_AT_ONCE: Final = 2
+_CAPTURE_RESULT_MARGIN_S: Final = 30.0
+
+
+class Daemon:
+    """All services of the running system, joined by callables."""
+
+    def __init__(self, config: Config) -> None:
+        """Build everything and start nothing.
+
+        Raises:
+            StorageError: the storage folder can't be used.
+            LockedError: another daemon works on it.
+        """
+        self.stopped = threading.Event()
+        self.exit_code = 0
+        self._config = config
+        self._catalog = Catalog(config.storage)
+        stats = Stats()
+        slots = threading.Semaphore(_DECODES_AT_ONCE)
+        enabled = [camera for camera in config.cameras if camera.enabled]
+        self._streams = {c.key: CameraStream(c, config.capture, slots) for c in enabled}
+        self._uploads = UploadService(
+            config.upload,
+            self._catalog,
+            stats,
+            make_target=partial(HttpTarget, config.upload, config.site.site_id),
+        )
+        self._capture = CaptureService(
+            config.cameras,
+            self._streams,
+            self._catalog,
+            stats,
+            uploads_enabled=config.upload.enabled,
+            on_saved=self._uploads.submit,
+        )
+        self._stats = stats
+        self._names = {camera.key: camera.name for camera in config.cameras}
+        self._gpio = GpioService(
+            config.gpio,
+            on_edge=self._on_edge,
+            load=partial(load_rpi_gpio, config.storage.state_dir),
+        )
+        self._cleanup = CleanupService(
+            config.cleanup,
+            self._catalog,
+            stats,
+            min_free_disk_bytes=config.storage.min_free_disk_bytes,
+            uploads_enabled=config.upload.enabled,
+        )
+        self._exporter = PendingExporter(self._catalog, config.storage.pending_file)
+        self._reconciler = Reconciler(
+            self._catalog,
+            config.storage.pending_file,
+            uploads_enabled=config.upload.enabled,
+            on_done=self._on_reconciled,
+        )
+        self._web = self._make_web()
+
+    def _make_web(self) -> WebServer:
+        status = SystemStatus(
+            self._config,
+            catalog=self._catalog,
+            stats=self._stats,
+            streams=self._streams,
+            gpio=self._gpio,
+            uploads=self._uploads,
+            cleanup=self._cleanup,
+            workers=self._workers,
+        )
+        app = create_app(
+            cameras=self._config.cameras,
+            timezone=self._config.site.timezone,
+            catalog=self._catalog,
+            status=status,
+            actions=Actions(
+                capture=self._capture_by_hand,
+                run_cleanup=self._cleanup.run,
+                preview_cleanup=self._cleanup.preview,
+                retry_uploads=self._retry_uploads,
+                resolve_unknown=self._resolve_unknown,
+            ),
+        )
+        # Without a login nobody but this host may look in.
+        return WebServer(app, "127.0.0.1", self._config.web.bind_port)
+
+    def _workers(self) -> Sequence[Worker]:
+        """Return all workers, consumers before producers."""
+        return (
+            self._exporter,
+            *self._uploads.workers,
+            self._cleanup,
+            self._reconciler,
+            *self._capture.workers.values(),
+            *self._streams.values(),
+            self._gpio,
+            self._web,
+        )
+
+    def run(self) -> int:
+        """Start everything, wait for the end, stop everything; return the exit code."""
+        _log.info("camera capture %s starts, site %s", __version__, self._config.site.site_id)
+        for worker in self._workers():
+            worker.died = self._on_worker_died
+            worker.start()
+        while not self.stopped.wait(1.0):
+            if self._catalog.damaged:
+                _log.critical("the catalog is damaged; restarting to rebuild it")
+                self._end(EXIT_WORKER_DIED)
+        survivors = self._stop()
+        _log.info("stopped")
+        if survivors:
+            logging.shutdown()
+            os._exit(self.exit_code)
+        return self.exit_code
+
+    def _stop(self) -> list[str]:
+        for stream in self._streams.values():
+            stream.give_up_waiting()
+        accepting = (self._gpio, *self._capture.workers.values())
+        survivors = stop_all(accepting, _CAPTURE_STOP_S)
+        rest = [worker for worker in self._workers() if worker not in accepting]
+        survivors += stop_all(rest, _STOP_S)
+        if not survivors:
+            self._catalog.close()
+        return survivors
+
+    def _on_worker_died(self) -> None:
+        self._end(EXIT_WORKER_DIED)
+
+    def _end(self, exit_code: int) -> None:
+        self.exit_code = exit_code
+        self.stopped.set()
+
+    def _on_edge(self, edge: Edge) -> None:
+        self._stats.count_trigger(self._names[edge.camera_key])
+        flags = ("edge_late",) if edge.late else ()
+        self._capture.request(
+            edge.camera_key, edge_s=edge.monotonic_s, edge_at=edge.at, flags=flags
+        )
+
+    def _on_reconciled(self) -> None:
+        self._exporter.allow()
+        self._uploads.wake()
+
+    def _capture_by_hand(self, camera_key: str) -> CaptureOutcome:
+        timeout_s = self._config.capture.timeout_s + _CAPTURE_RESULT_MARGIN_S
+        return self._capture.capture_now(camera_key, "manual", timeout_s)
+
+    def _retry_uploads(self, filename: str | None) -> int:
+        if filename is not None:
+            self._catalog.image(filename)
+        return self._uploads.retry(filename)
+
+    def _resolve_unknown(self, state: str) -> int:
+        changed = self._catalog.resolve_unknown(state)
+        self._uploads.wake()
+        return changed
+
+
+class _RedactingFormatter(logging.Formatter):
+    """Take secrets out of every line, whoever wrote it."""
+
+    def __init__(self, secrets: frozenset[str]) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s")
+        self._secrets = sorted(secrets, key=len, reverse=True)
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+
+def set_up_logging(config: Config, *, to_file: bool) -> None:
+    """Log to the console and, rotated, to `LOG_FILE`."""
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    failure = None
+    if to_file:
+        path = config.site.log_file
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handlers.append(
+                RotatingFileHandler(
+                    path, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES, encoding="utf-8"
+                )
+            )
+        except OSError as error:
+            failure = f"cannot write {path}: {error.strerror}"
+    for handler in handlers:
+        handler.setFormatter(_RedactingFormatter(config.secrets))
+    logging.basicConfig(level=config.site.log_level, handlers=handlers)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
+    if failure:
+        _log.warning("%s; logging to the console only", failure)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Save the picture of the moment a trigger fires, and upload it."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    command = parser.add_mutually_exclusive_group()
+    command.add_argument(
+        "--test-capture", action="store_true", help="take a picture from every enabled camera"
+    )
+    command.add_argument(
+        "--test-gpio", action="store_true", help="show the pins and every trigger for a while"
+    )
+    command.add_argument(
+        "--cleanup-now", action="store_true", help="delete images older than the retention"
+    )
+    command.add_argument("--check-config", action="store_true", help="check the settings only")
+    command.add_argument(
+        "--requeue-unknown",
+        action="store_true",
+        help="send images again of which it is not known whether they were uploaded",
+    )
+    parser.add_argument(
+        "--duration",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
+        help="how long --test-gpio watches (default 10)",
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the daemon or a command and return the exit code."""
+    options = _parse(arguments)
+    try:
+        config = load()
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"configuration: {problem}", file=sys.stderr)
+        return EXIT_CONFIG
+    say = partial(print, flush=True)
+    try:
+        if options.check_config:
+            return commands.check_config(config, say)
+        is_daemon = not (
+            options.test_capture
+            or options.test_gpio
+            or options.cleanup_now
+            or options.requeue_unknown
+        )
+        set_up_logging(config, to_file=is_daemon)
+        if not is_daemon:
+            logging.getLogger().setLevel(logging.ERROR)
+        if options.test_capture:
+            return commands.test_capture(config, say)
+        if options.test_gpio:
+            load_backend = partial(load_rpi_gpio, config.storage.state_dir)
+            return commands.test_gpio(config, load_backend, options.duration, say)
+        if options.cleanup_now:
+            return commands.cleanup_now(config, say)
+        if options.requeue_unknown:
+            return commands.requeue_unknown(config, say)
+        return _run_daemon(config)
+    except StorageError as error:
+        _log.critical("%s", error)
+        return EXIT_STORAGE
+    except LockedError as error:
+        _log.critical("%s", error)
+        return EXIT_LOCKED
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run_daemon(config: Config) -> int:
+    for warning in config.warnings:
+        _log.warning("%s", warning)
+    limit_arenas()
+    daemon = Daemon(config)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: daemon.stopped.set())
+    return daemon.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

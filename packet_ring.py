@@ -1,0 +1,311 @@
+"""The last seconds of a camera's stream, undecoded, and when each picture was shot.
+
+Pure bookkeeping over (position, arrival, key, bytes): no camera, no thread, no clock of its own.
+Positions are the stream's own time, arrivals the host's monotonic clock, both in seconds.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import median
+from typing import Final
+
+_ANCHOR_PACKETS: Final = 250
+_SKIPPED_PACKETS: Final = 3  # a session's first packets can come up to 39 ms early
+_SETTLE_S: Final = 1.0
+_REORDER_S: Final = 0.5  # B-frames step back by a few frames, never by more
+_JUMP_S: Final = 0.2  # a position that far ahead of its arrival means a new time base
+_GAP_PERIODS: Final = 1.6
+_IRREGULAR_SHARE: Final = 0.05
+_RECENT: Final = 50
+_SAME_PICTURE_S: Final = 1e-6
+_H264_PARAMETER_SETS: Final = frozenset({7, 8, 9})
+_H265_PARAMETER_SETS: Final = frozenset({32, 33, 34, 35})
+
+
+@dataclass(slots=True)
+class Picture:
+    """One picture's packets, merged. Source: FFmpeg's demuxer by way of OpenCV's raw mode."""
+
+    position_s: float
+    arrival_s: float
+    packets: list[bytes]
+
+
+@dataclass(slots=True)
+class Gop:
+    """A keyframe and the pictures that depend on it, in decoding order."""
+
+    pictures: list[Picture] = field(default_factory=list)
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A picture and what is needed to decode it.
+
+    `packets` are the GOP's bytes up to the picture, in decoding order; the wanted frame is number
+    `frame_index` of those that come out of the decoder. `shot_s` is on the monotonic clock.
+    """
+
+    packets: tuple[bytes, ...]
+    frame_index: int
+    shot_s: float
+    damaged: bool
+    timing_unsure: bool
+
+
+class PacketRing:
+    """Hold whole GOPs covering at least `keep_s`, never more than `max_bytes`."""
+
+    def __init__(self, *, codec: str, keep_s: float = 4.0, max_bytes: int = 32_000_000) -> None:
+        self._codec = codec
+        self._keep_s = keep_s
+        self._max_bytes = max_bytes
+        self._b_frames = False
+        self._back_steps = 0
+        self._merged = False
+        self.gop_s: float | None = None
+        """Duration of the last complete GOP."""
+        self.overflowed = False
+        """A single GOP did not fit: the camera's I-frame interval is far too long."""
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget pictures and timing: the stream's time base is a new one."""
+        self._gops: deque[Gop] = deque()
+        self._delays: deque[float] = deque(maxlen=_ANCHOR_PACKETS)
+        self._recent_s: deque[float] = deque(maxlen=_RECENT)
+        self._skip = _SKIPPED_PACKETS
+        self._last_delay_s = 0.0
+        self._last_key = False
+        self._first_position_s: float | None = None
+        self._newest_s: float | None = None
+        self._previous_newest_s: float | None = None
+        self._last_position_s: float | None = None
+        self._size_bytes = 0
+
+    def append(self, position_s: float, arrival_s: float, key: bool, packet: bytes) -> None:
+        """Add one packet as it came."""
+        last = self._last_position_s
+        # A session's second picture carries the position of its first.
+        is_second = self._skip == _SKIPPED_PACKETS - 1 and key != self._last_key
+        if last is not None and abs(position_s - last) < _SAME_PICTURE_S and not is_second:
+            self._merge(arrival_s, packet)
+            return
+        self._last_key = key
+        if self._breaks_time_base(position_s, arrival_s):
+            self.clear()
+        self._note_timing(position_s, arrival_s)
+        self._last_position_s = position_s
+        if key:
+            self._start_gop()
+        if not self._gops:
+            return
+        gop = self._gops[-1]
+        gop.pictures.append(Picture(position_s, arrival_s, [packet]))
+        self._grow(gop, len(packet))
+        self._trim()
+
+    @property
+    def period_s(self) -> float | None:
+        """Seconds between two pictures; `None` until a few have come."""
+        intervals = self._intervals()
+        return median(intervals) if len(intervals) > 3 else None
+
+    @property
+    def newest_shot_s(self) -> float | None:
+        """When the newest picture was shot, on the monotonic clock."""
+        return None if self._newest_s is None else self._newest_s + self._anchor_s()
+
+    @property
+    def has_pictures(self) -> bool:
+        """Tell whether there is a picture that can be decoded: a keyframe has come."""
+        return bool(self._gops)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes held."""
+        return self._size_bytes
+
+    @property
+    def has_b_frames(self) -> bool:
+        """Tell whether pictures come in another order than they are shown in."""
+        return self._b_frames
+
+    def covers(self, wanted_s: float) -> bool:
+        """Tell whether the picture nearest to `wanted_s` can no longer change."""
+        reordered = self._merged or self._b_frames
+        settled_s = self._previous_newest_s if reordered else self._newest_s
+        return settled_s is not None and settled_s + self._anchor_s() >= wanted_s
+
+    def nearest(self, wanted_s: float, within_s: float) -> Choice | None:
+        """Choose the picture shot nearest to `wanted_s`, undamaged if there is one in `within_s`.
+
+        Returns `None` when the ring is empty.
+        """
+        anchor_s = self._anchor_s()
+        candidates = sorted(
+            (
+                (abs(picture.position_s + anchor_s - wanted_s), gop, index)
+                for gop, index, picture in self._pictures()
+            ),
+            key=lambda candidate: candidate[0],
+        )
+        if not candidates:
+            return None
+        first_gap = {id(gop): self._first_gap(gop) for gop in self._gops}
+        for distance_s, gop, index in candidates:
+            if distance_s > within_s:
+                break
+            if index < first_gap[id(gop)]:
+                return self._choice(gop, index, anchor_s, damaged=False)
+        _, gop, index = candidates[0]
+        return self._choice(gop, index, anchor_s, damaged=index >= first_gap[id(gop)])
+
+    def _choice(self, gop: Gop, index: int, anchor_s: float, *, damaged: bool) -> Choice:
+        prefix = gop.pictures[: index + 1]
+        shown = prefix[-1].position_s
+        start = prefix[0].position_s
+        earlier = sum(start <= picture.position_s < shown for picture in prefix)
+        return Choice(
+            packets=tuple(packet for picture in prefix for packet in picture.packets),
+            frame_index=earlier if self._b_frames else index,
+            shot_s=shown + anchor_s,
+            damaged=damaged,
+            timing_unsure=not self._settled(),
+        )
+
+    def _pictures(self) -> Iterator[tuple[Gop, int, Picture]]:
+        """Yield what can be decoded: pictures shown before their keyframe can't be."""
+        for gop in self._gops:
+            start = gop.pictures[0].position_s
+            for index, picture in enumerate(gop.pictures):
+                if picture.position_s >= start:
+                    yield gop, index, picture
+
+    def _merge(self, arrival_s: float, packet: bytes) -> None:
+        """Add another slice to the newest picture and time it by this one."""
+        self._merged = True
+        self._last_delay_s = arrival_s - self._newest_or(0.0)
+        if not self._gops:
+            return
+        picture = self._gops[-1].pictures[-1]
+        if self._codec != "mjpeg":
+            packet = _without_parameter_sets(packet, self._codec)
+        self._merged = True
+        picture.packets.append(packet)
+        if self._delays and picture.position_s + self._delays[-1] == picture.arrival_s:
+            self._delays[-1] = arrival_s - picture.position_s
+        picture.arrival_s = arrival_s
+        self._grow(self._gops[-1], len(packet))
+
+    def _grow(self, gop: Gop, size_bytes: int) -> None:
+        gop.size_bytes += size_bytes
+        self._size_bytes += size_bytes
+
+    def _start_gop(self) -> None:
+        if self._gops and self._last_position_s is not None:
+            self.gop_s = self._last_position_s - self._gops[-1].pictures[0].position_s
+            self.overflowed = False
+        self._gops.append(Gop())
+
+    def _trim(self) -> None:
+        newest_s = self._gops[-1].pictures[-1].position_s
+        while len(self._gops) > 1 and (
+            newest_s - self._gops[1].pictures[0].position_s >= self._keep_s
+            or self._size_bytes > self._max_bytes
+        ):
+            self._size_bytes -= self._gops.popleft().size_bytes
+        if self._size_bytes > self._max_bytes:
+            self.overflowed = True
+            self._gops.clear()
+            self._size_bytes = 0
+
+    def _breaks_time_base(self, position_s: float, arrival_s: float) -> bool:
+        last = self._last_position_s
+        if last is None or self._newest_s is None:
+            return False
+        if self._delays and arrival_s - position_s < min(self._delays) - _JUMP_S:
+            return True
+        step_s = position_s - last
+        if step_s >= 0:
+            return False
+        if step_s > -_REORDER_S and not self._b_frames:
+            self._back_steps += 1
+            self._b_frames = self._back_steps >= 3
+        return step_s <= -_REORDER_S or not self._b_frames
+
+    def _note_timing(self, position_s: float, arrival_s: float) -> None:
+        self._last_delay_s = arrival_s - position_s
+        if self._skip:
+            self._skip -= 1
+        else:
+            if self._first_position_s is None:
+                self._first_position_s = position_s
+            self._delays.append(arrival_s - position_s)
+        self._recent_s.append(position_s)
+        newest_s = self._newest_s
+        if newest_s is None or position_s > newest_s:
+            self._previous_newest_s = newest_s
+            self._newest_s = position_s
+
+    def _anchor_s(self) -> float:
+        """Return what turns a position into the moment of its shot.
+
+        The quickest of the last packets had no delay but the parser's, which holds every H.264 and
+        H.265 picture back until the next one begins.
+        """
+        delays = self._delays or (self._last_delay_s,)
+        held_back_s = 0.0 if self._codec == "mjpeg" else (self.period_s or 0.0)
+        return min(delays) - held_back_s
+
+    def _intervals(self) -> list[float]:
+        """Return the seconds between recent pictures, in the order they are shown."""
+        shown = sorted(self._recent_s)
+        return [later - earlier for earlier, later in pairwise(shown)]
+
+    def _settled(self) -> bool:
+        return (
+            self._first_position_s is not None
+            and self._newest_s is not None
+            and self._newest_s - self._first_position_s >= _SETTLE_S
+        )
+
+    def _first_gap(self, gop: Gop) -> int:
+        """Return the index of the first picture of `gop` that lacks a predecessor."""
+        period_s = self.period_s
+        longest_s = (period_s or 0.0) * _GAP_PERIODS
+        intervals = self._intervals()
+        wide = sum(interval_s > longest_s for interval_s in intervals)
+        irregular = wide > max(1.0, _IRREGULAR_SHARE * len(intervals))
+        if period_s is None or self._codec == "mjpeg" or irregular:
+            return len(gop.pictures)
+        ordered = sorted(range(len(gop.pictures)), key=lambda i: gop.pictures[i].position_s)
+        gaps = [
+            min(ordered[n + 1 :])
+            for n in range(len(ordered) - 1)
+            if gop.pictures[ordered[n + 1]].position_s - gop.pictures[ordered[n]].position_s
+            > longest_s
+        ]
+        return min(gaps, default=len(gop.pictures))
+
+
+def _without_parameter_sets(packet: bytes, codec: str) -> bytes:
+    """Return an Annex-B packet without the parameter sets and delimiters it begins with."""
+    sets = _H264_PARAMETER_SETS if codec == "h264" else _H265_PARAMETER_SETS
+    start = 0
+    while True:
+        prefix = 4 if packet.startswith(b"\0\0\0\1", start) else 3
+        if not packet.startswith(b"\0\0\1", start + prefix - 3) or len(packet) <= start + prefix:
+            return packet[start:]
+        first = packet[start + prefix]
+        if (first & 0x1F if codec == "h264" else first >> 1 & 0x3F) not in sets:
+            return packet[start:]
+        following = packet.find(b"\0\0\1", start + prefix)
+        if following < 0:
+            return b""
+        start = following - 1 if packet[following - 1] == 0 else following

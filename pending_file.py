@@ -1,0 +1,152 @@
+"""`pending_uploads.json`: the readable list of what still has to go up, and its second copy."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from catalog import Catalog
+from image_files import write_durably
+from records import Image, iso
+from worker import Worker
+
+_log = logging.getLogger(__name__)
+
+_MIN_INTERVAL_S: Final = 2.0
+_INTERVAL_PER_ENTRY_S: Final = 0.005
+_CHUNK: Final = 1000
+_NAME_KEYS: Final = ("filename", "filepath", "file_path", "path", "file", "image")
+
+
+@dataclass(frozen=True)
+class PendingList:
+    """What the file held: names within the image folder, and when it was written."""
+
+    names: frozenset[str]
+    written_s: float
+
+
+class PendingExporter(Worker):
+    """Keep the file true to the catalog, seldom enough to spare the card.
+
+    It starts to write when `allow()` was called: until the catalog is reconciled, the file may
+    know more than the catalog.
+    """
+
+    def __init__(self, catalog: Catalog, path: Path) -> None:
+        super().__init__("pending-export")
+        self._catalog = catalog
+        self._path = path
+        self._allowed = False
+        self._written_version: int | None = None
+        self._interval_s = _MIN_INTERVAL_S
+
+    def allow(self) -> None:
+        """Let the file be written from now on."""
+        self._allowed = True
+        self.wake()
+
+    def step(self) -> float:
+        """Write the file when something changed."""
+        self.export()
+        return self._interval_s
+
+    def close(self) -> None:
+        """Write the last state."""
+        self.export()
+
+    def export(self) -> None:
+        """Write the file if it is not up to date."""
+        version = self._catalog.pending_version
+        if not self._allowed or version == self._written_version:
+            return
+        self._interval_s = export_interval_s(self._catalog.totals().by_state["pending"])
+        try:
+            write_durably(self._path, _json_array(_entries(self._catalog)))
+        except OSError as error:
+            _log.error("cannot write %s: %s", self._path, error.strerror)
+        else:
+            self._written_version = version
+
+
+def export_interval_s(entries: int) -> float:
+    """Return the seconds between two exports of so many entries."""
+    return max(_MIN_INTERVAL_S, entries * _INTERVAL_PER_ENTRY_S)
+
+
+def read(path: Path, image_dir: Path) -> PendingList | None:
+    """Read the file, whichever release wrote it; set it aside when it makes no sense.
+
+    Accepts an array of objects with a file name, or of plain file names or paths. Entries that lie
+    outside `image_dir` are left out and said.
+    """
+    try:
+        written_s = path.stat().st_mtime
+        entries = json.loads(path.read_bytes())
+        if not isinstance(entries, list):
+            raise ValueError("not an array")
+        words = [_entry_name(entry) for entry in entries]
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        _log.error("cannot read %s: %s", path, error.strerror)
+        return None
+    except ValueError as error:
+        kept = path.with_name(f"{path.name}.malformed-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+        path.rename(kept)
+        _log.error("%s is malformed (%s); kept as %s", path.name, error, kept.name)
+        return None
+    names = set()
+    for word in words:
+        name = _inside(word, image_dir)
+        if name is None:
+            _log.warning("%s names %r, which is not in %s: left out", path.name, word, image_dir)
+        else:
+            names.add(name)
+    return PendingList(frozenset(names), written_s)
+
+
+def _entry_name(entry: object) -> str:
+    if isinstance(entry, dict):
+        entry = next((entry[key] for key in _NAME_KEYS if key in entry), None)
+    if not isinstance(entry, str) or not entry or "\0" in entry:
+        raise ValueError("an entry without a file name")
+    return entry
+
+
+def _inside(word: str, image_dir: Path) -> str | None:
+    path = Path(word)
+    if path.name == word:
+        return word
+    for base in (Path.cwd(), image_dir):
+        if (base / path).parent.resolve() == image_dir.resolve():
+            return path.name
+    return None
+
+
+def _entries(catalog: Catalog) -> Iterator[Image]:
+    last_id = -1
+    while chunk := catalog.oldest_pending(_CHUNK, after_id=last_id):
+        yield from chunk
+        last_id = chunk[-1].id
+
+
+def _json_array(images: Iterator[Image]) -> Iterator[bytes]:
+    separator = "[\n"
+    for image in images:
+        entry = {
+            "filename": image.filename,
+            "camera": image.camera,
+            "captured_at": iso(image.captured_at),
+            "attempts": image.attempts,
+            "last_error": image.last_error,
+            "next_attempt_at": iso(image.next_attempt_at),
+        }
+        yield (separator + json.dumps(entry)).encode()
+        separator = ",\n"
+    yield b"\n]\n" if separator == ",\n" else b"[]\n"

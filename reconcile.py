@@ -1,0 +1,136 @@
+"""Bring files, rows and `pending_uploads.json` to agree after a crash, an upgrade, or a loss.
+
+Runs once after every start, beside the working daemon, in the process that owns the folder.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Final, TypeVar
+
+from catalog import Catalog
+from image_files import FoundFile, parse_name
+from pending_file import PendingList, export_interval_s
+from pending_file import read as read_pending
+from records import AdoptedFile
+from worker import Worker
+
+_log = logging.getLogger(__name__)
+
+_CHUNK: Final = 500
+
+_File = TypeVar("_File")
+
+
+class Reconciler(Worker):
+    """Do the reconciliation on a thread of its own, then call `on_done`."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        pending_file: Path,
+        *,
+        uploads_enabled: bool,
+        on_done: Callable[[], None],
+    ) -> None:
+        super().__init__("reconcile")
+        self._catalog = catalog
+        self._pending_file = pending_file
+        self._state_of_orphans = "pending" if uploads_enabled else "skipped"
+        self._on_done = on_done
+        self.done = False
+
+    def step(self) -> None:
+        """Reconcile, once; a failure is tried again by the worker's loop."""
+        if self.done:
+            return
+        stray = self._catalog.folder.sweep(self._catalog.is_being_saved)
+        if stray:
+            _log.info("%d unfinished files of the last run removed", stray)
+        listed = read_pending(self._pending_file, self._catalog.folder.path)
+        rebuilding = self._catalog.rebuilding
+        missing = self._note_missing()
+        orphans = sorted(
+            (*self._orphans(), *self._listed_strangers(listed)),
+            key=lambda file: (file.epoch, file.name),
+        )
+        adopted = self._adopt(
+            AdoptedFile(
+                name=file.name,
+                camera=file.camera,
+                epoch=file.epoch,
+                size_bytes=file.size_bytes,
+                state=self._fate(file, listed, rebuilding=rebuilding),
+            )
+            for file in orphans
+        )
+        interrupted = self._catalog.fail_interrupted()
+        if rebuilding:
+            self._catalog.end_rebuilding()
+        if adopted or missing or interrupted:
+            _log.warning(
+                "reconciled: %d files without a row taken in, %d rows without a file,"
+                " %d captures interrupted",
+                *(adopted, missing, interrupted),
+            )
+        self.done = True
+        self._on_done()
+
+    def _note_missing(self) -> int:
+        """Mark the rows whose file has gone."""
+        missing = 0
+        last_id = -1
+        while rows := self._catalog.filenames(last_id, _CHUNK):
+            for image_id, filename, state in rows:
+                if state == "missing" or (self._catalog.folder.path / filename).exists():
+                    continue
+                self._catalog.mark_missing(image_id)
+                missing += 1
+                if state == "pending":
+                    _log.error("%s was pending and its file has gone", filename)
+            last_id = rows[-1][0]
+        return missing
+
+    def _orphans(self) -> Iterator[FoundFile]:
+        """Yield files without a row, a chunk at a time: there may be 700,000 files."""
+        for chunk in _chunks(self._catalog.folder.scan()):
+            candidates = [f for f in chunk if not self._catalog.is_being_saved(f.name)]
+            known = self._catalog.known_names([file.name for file in candidates])
+            yield from (file for file in candidates if file.name not in known)
+
+    def _listed_strangers(self, listed: PendingList | None) -> Iterator[FoundFile]:
+        """Yield files that the list of an older install names in another way than this program."""
+        for name in listed.names if listed else ():
+            if parse_name(name) is None and Path(name).suffix.lower() in (".jpg", ".jpeg"):
+                path = self._catalog.folder.path / name
+                if path.is_file() and not self._catalog.has_row(name):
+                    status = path.stat()
+                    modified_s = status.st_mtime
+                    yield FoundFile(name, "unknown", int(modified_s), status.st_size, modified_s)
+
+    def _fate(self, file: FoundFile, listed: PendingList | None, *, rebuilding: bool) -> str:
+        """Decide the state of a file without a row.
+
+        After a loss of the database only what the list names, or what came after the list was
+        written, is known to be unsent.
+        """
+        if listed is not None and file.name in listed.names:
+            return "pending"
+        if not rebuilding:
+            return self._state_of_orphans
+        if listed is None:
+            return "unknown"
+        known_until_s = listed.written_s - export_interval_s(len(listed.names))
+        return self._state_of_orphans if file.epoch > known_until_s else "unknown"
+
+    def _adopt(self, files: Iterable[AdoptedFile]) -> int:
+        return sum(self._catalog.adopt(chunk) for chunk in _chunks(files))
+
+
+def _chunks(files: Iterable[_File]) -> Iterator[list[_File]]:
+    files = iter(files)
+    while chunk := list(islice(files, _CHUNK)):
+        yield chunk

@@ -1,0 +1,162 @@
+"""What the catalog takes and gives: shots, images, events, totals, and how rows become them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+IMAGE_STATES: Final = ("pending", "uploaded", "rejected", "skipped", "missing", "unknown")
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """What a capture hands over. `offset_ms` is the moment of the shot minus the edge."""
+
+    jpeg: bytes
+    thumbnail: bytes
+    width: int
+    height: int
+    offset_ms: float
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A row of the catalog. Times are aware UTC, `captured_at` is the edge."""
+
+    id: int
+    event_id: int | None
+    filename: str
+    camera: str
+    source: str
+    captured_at: datetime
+    offset_ms: float | None
+    flags: tuple[str, ...]
+    clock_trusted: bool
+    width: int | None
+    height: int | None
+    size_bytes: int
+    sha256: str | None
+    state: str
+    attempts: int
+    next_attempt_at: datetime | None
+    wait_for: str | None
+    last_error: str | None
+    uploaded_at: datetime | None
+    remote_location: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An accepted edge and what became of it."""
+
+    id: int
+    camera: str
+    source: str
+    edge_at: datetime
+    flags: tuple[str, ...]
+    state: str
+    reason: str | None
+    filenames: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Counts kept by the database itself. `bytes` are of all images."""
+
+    images: int
+    bytes: int
+    by_state: dict[str, int]
+    events: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFilter:
+    """Which images a listing shows; `None` means any. Times are aware, `until` is excluded."""
+
+    camera: str | None = None
+    state: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptedFile:
+    """A file that is to get a row in `state`."""
+
+    name: str
+    camera: str
+    epoch: int
+    size_bytes: int
+    state: str
+
+
+def to_us(moment: datetime) -> int:
+    """Return microseconds since 1970 of an aware time."""
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def from_us(microseconds: int) -> datetime:
+    """Return the aware UTC time of microseconds since 1970."""
+    return _EPOCH + timedelta(microseconds=microseconds)
+
+
+def iso(moment: datetime | None) -> str | None:
+    """Return an aware time as ISO 8601 in UTC, or `None`."""
+    if moment is None:
+        return None
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def image_of(row: sqlite3.Row) -> Image:
+    """Return the image that a row of the table `images` is."""
+    return Image(
+        id=row["id"],
+        event_id=row["event_id"],
+        filename=row["filename"],
+        camera=row["camera"],
+        source=row["source"],
+        captured_at=from_us(row["edge_us"]),
+        offset_ms=row["offset_ms"],
+        flags=split_flags(row["flags"]),
+        clock_trusted=bool(row["clock_trusted"]),
+        width=row["width"],
+        height=row["height"],
+        size_bytes=row["size_bytes"],
+        sha256=row["sha256"],
+        state=row["state"],
+        attempts=row["attempts"],
+        next_attempt_at=from_us(row["next_attempt_us"]) if row["next_attempt_us"] else None,
+        wait_for=row["wait_for"],
+        last_error=row["last_error"],
+        uploaded_at=from_us(row["uploaded_us"]) if row["uploaded_us"] else None,
+        remote_location=row["remote_location"],
+    )
+
+
+def join_flags(event_flags: str, flags: Sequence[str]) -> str:
+    """Return a column holding the event's flags and the picture's."""
+    return ",".join((*split_flags(event_flags), *flags))
+
+
+def split_flags(text: str) -> tuple[str, ...]:
+    """Return the flags that a column holds."""
+    return tuple(text.split(",")) if text else ()
+
+
+def event_of(row: sqlite3.Row) -> Event:
+    """Return the event that a row of the table `events`, with `filenames` added, is."""
+    return Event(
+        id=row["id"],
+        camera=row["camera"],
+        source=row["source"],
+        edge_at=from_us(row["edge_us"]),
+        flags=split_flags(row["flags"]),
+        state=row["state"],
+        reason=row["reason"],
+        filenames=split_flags(row["filenames"] or ""),
+    )

@@ -1,0 +1,449 @@
+"""A camera's RTSP session kept open, its packets in a ring, and frames decoded on demand.
+
+The only module that imports OpenCV. One reader thread a camera receives packets and never decodes;
+a capture decodes a single GOP's beginning, up to the picture it wants.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from config import CameraConfig, CaptureConfig
+from diagnosis import Diagnosis, diagnose
+from packet_ring import Choice, PacketRing
+from worker import Worker
+
+_log = logging.getLogger(__name__)
+
+_OPEN_TIMEOUT_MS: Final = 4000
+_READ_TIMEOUT_MS: Final = 2000
+_OPEN_PARAMETERS: Final = (
+    *(cv2.CAP_PROP_FORMAT, -1),  # packets as they come, not decoded
+    *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_TIMEOUT_MS),
+    *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, _READ_TIMEOUT_MS),
+)
+_DIAGNOSIS_TIMEOUT_S: Final = 1.5
+_STALLED_S: Final = 1.5
+_REOPEN_S: Final = 4.0
+_BACKOFF_START_S: Final = 0.5
+_BACKOFF_CAP_S: Final = 2.0
+_REFUSED_BACKOFF_S: Final = 60.0  # cameras lock an account after a few wrong passwords
+_LIVE_WAIT_S: Final = 1.0
+_LONGEST_GOP_S: Final = 4.0
+_CODECS: Final = {
+    **dict.fromkeys(("h264", "avc1"), "h264"),
+    **dict.fromkeys(("hevc", "h265", "hev1", "hvc1"), "h265"),
+    "mjpg": "mjpeg",
+}
+_CODEC_HINT: Final = "Set the camera's stream to H.264 or H.265."
+_SILENT: Final = Diagnosis(
+    "silent",
+    "answers but sends no picture",
+    "Restart the camera; check that its stream is enabled and its network is not overloaded.",
+)
+THUMBNAIL_WIDTH: Final = 320
+
+
+class StreamError(Exception):
+    """No frame can be had. `reason` says why in words, `hint` what to do."""
+
+    def __init__(self, reason: str, hint: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.hint = hint
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A picture as it goes to disk. `shot_s` is on the monotonic clock, sizes are in pixels."""
+
+    jpeg: bytes
+    thumbnail: bytes
+    width: int
+    height: int
+    shot_s: float
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StreamStatus:
+    """What is known of a camera right now; `state` is one of those in docs/architecture.md."""
+
+    state: str
+    error: str | None
+    hint: str | None
+    since_s: float
+    last_frame_age_s: float | None
+    fps: float | None
+    width: int | None
+    height: int | None
+    codec: str | None
+    gop_s: float | None
+    gop_too_long: bool
+    b_frames: bool
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A choice together with what its session needs to decode it."""
+
+    choice: Choice
+    codec: str
+    extradata: bytes
+
+
+class Pin:
+    """A moment somebody wants the picture of, kept from the ring's forgetting."""
+
+    def __init__(self, wanted_s: float, fallback: _Held | None) -> None:
+        self.wanted_s = wanted_s
+        self.fallback = fallback
+        self.held: _Held | None = None
+
+
+class CameraStream(Worker):
+    """Keep one camera's session open and answer for any moment of its last seconds.
+
+    `decode_slots` bounds the decodes of all cameras together, since each costs memory.
+    """
+
+    def __init__(
+        self, camera: CameraConfig, capture: CaptureConfig, decode_slots: threading.Semaphore
+    ) -> None:
+        super().__init__(f"camera-{camera.name}")
+        self.camera = camera
+        self._settings = capture
+        self._decode_slots = decode_slots
+        self._decoding = threading.Lock()
+        self._latency_s = camera.latency_ms / 1000
+        self._attempts = 0
+        self._session: Any = None
+        self._opened_s = 0.0
+        self._extradata = b""
+        self._codec = ""
+        # Guarded by _changed, since captures and the web read them.
+        self._changed = threading.Condition()
+        self._ring: PacketRing | None = None
+        self._pins: list[Pin] = []
+        self._state = "connecting"
+        self._since_s = time.monotonic()
+        self._reason: str | None = None
+        self._hint: str | None = None
+        self._size: tuple[int, int] | None = None
+        self._patient = True
+        _set_up_opencv(capture.rtsp_transport)
+
+    # The reader thread.
+
+    def step(self) -> float | None:
+        """Read one packet, or try to open the session."""
+        if self._session is None:
+            return self._connect()
+        self._read()
+        return 0.0
+
+    def close(self) -> None:
+        """Close the session and forget its packets."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.release()
+        with self._changed:
+            self._ring = None
+            self._changed.notify_all()
+
+    def _connect(self) -> float:
+        failure = self._open()
+        if failure is None:
+            return 0.0
+        self._attempts += 1
+        refused = failure.code == "wrong_password"
+        wait_s = _REFUSED_BACKOFF_S if refused else _backoff_s(self._attempts)
+        self._enter("down", failure.reason, failure.hint, f"; retrying in {wait_s:.1f} s")
+        return wait_s
+
+    def _open(self) -> Diagnosis | None:
+        session = None
+        with suppress(cv2.error):  # its text holds the URL with the password
+            session = cv2.VideoCapture(self.camera.url, cv2.CAP_FFMPEG, _OPEN_PARAMETERS)
+        if self.stopping:
+            return None
+        if session is None or not session.isOpened():
+            found = diagnose(self.camera.url, _DIAGNOSIS_TIMEOUT_S)
+            return _SILENT if found.code == "ok" else found
+        fourcc = _fourcc(session)
+        codec = _CODECS.get(fourcc.lower())
+        if codec is None:
+            session.release()
+            return Diagnosis("unsupported_codec", f"sends {fourcc!r} video", _CODEC_HINT)
+        self._begin(session, codec)
+        return None
+
+    def _begin(self, session: Any, codec: str) -> None:
+        self._session = session
+        self._codec = codec
+        self._opened_s = time.monotonic()
+        index = int(session.get(cv2.CAP_PROP_CODEC_EXTRADATA_INDEX))
+        found, sets = session.retrieve(None, index)
+        self._extradata = sets.tobytes() if found and codec != "mjpeg" else b""
+        width = int(session.get(cv2.CAP_PROP_FRAME_WIDTH))
+        height = int(session.get(cv2.CAP_PROP_FRAME_HEIGHT))
+        with self._changed:
+            self._size = (width, height) if width > 0 and height > 0 else None
+            self._ring = PacketRing(codec=codec, keep_s=_keep_s(self.camera))
+
+    def _read(self) -> None:
+        started_s = time.monotonic()
+        received, packet = self._session.read()
+        arrival_s = time.monotonic()
+        if received and packet is not None and packet.size:
+            position_s = self._session.get(cv2.CAP_PROP_POS_MSEC) / 1000
+            key = self._session.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME) != 0
+            self._receive(position_s, arrival_s, key or self._codec == "mjpeg", packet.tobytes())
+        age_s = self._newest_age_s()
+        if not received and arrival_s - started_s < _READ_TIMEOUT_MS / 2000:
+            self._lose("the camera closed the connection", "Check its power and network cable.")
+        elif age_s > _REOPEN_S:
+            self._lose(f"no new picture for {age_s:.0f} s", _SILENT.hint)
+        elif age_s > _STALLED_S:
+            if self._state == "streaming":
+                self._enter("stalled", f"no new picture for {age_s:.1f} s", _SILENT.hint)
+        elif self._state != "streaming" and self._live():
+            self._enter("streaming", None, None)
+            self._attempts = 0
+
+    def _receive(self, position_s: float, arrival_s: float, key: bool, packet: bytes) -> None:
+        with self._changed:
+            ring = self._ring
+            if ring is None:
+                return
+            ring.append(position_s, arrival_s, key, packet)
+            for pin in self._pins:
+                if ring.covers(pin.wanted_s):
+                    pin.held = self._hold_nearest(pin.wanted_s)
+            if any(pin.held for pin in self._pins):
+                self._pins = [pin for pin in self._pins if pin.held is None]
+                self._changed.notify_all()
+
+    def _lose(self, reason: str, hint: str) -> None:
+        self.close()
+        self._enter("down", reason, hint, "; reconnecting")
+
+    def _enter(self, state: str, reason: str | None, hint: str | None, next_step: str = "") -> None:
+        with self._changed:
+            before, before_reason = self._state, self._reason
+            self._state, self._reason, self._hint = state, reason, hint
+            if before != state:
+                self._since_s = time.monotonic()
+            self._changed.notify_all()
+        name = self.camera.name
+        if state == "streaming":
+            codec = self._codec.upper()
+            if before == "connecting":
+                _log.info("camera %s streaming: %s", name, codec)
+            else:
+                _log.info("camera %s recovered after %d failed attempts", name, self._attempts)
+        elif (state, reason) != (before, before_reason):
+            _log.warning("camera %s %s: %s%s", name, state, reason, next_step)
+
+    # Any thread.
+
+    def pin(self, moment_s: float) -> Pin:
+        """Hold the picture of `moment_s` on the monotonic clock, past or to come."""
+        wanted_s = moment_s + self._latency_s
+        with self._changed:
+            pin = Pin(wanted_s, self._hold_nearest(wanted_s))
+            if self._ring is not None and self._ring.covers(wanted_s):
+                pin.held = pin.fallback
+            if pin.held is None:
+                self._pins.append(pin)
+            return pin
+
+    def take(self, pin: Pin) -> Frame:
+        """Wait for the pinned picture and return it decoded.
+
+        Blocks until the picture's successor came; on a live stream at most 1 s after the wanted
+        moment, on another at most `CAPTURE_TIMEOUT_S`.
+
+        Raises:
+            StreamError: there is no picture near that moment.
+        """
+        with self._changed:
+            while pin.held is None:
+                now_s = time.monotonic()
+                live = self._live()
+                patience_s = _LIVE_WAIT_S if live else self._settings.timeout_s
+                wait_s = pin.wanted_s + min(patience_s, self._settings.timeout_s) - now_s
+                if wait_s <= 0 or self.stopping or not (live or self._patient):
+                    self._pins.remove(pin)
+                    pin.held = self._best_late(pin)
+                else:
+                    self._changed.wait(min(wait_s, 0.1))
+        return self._frame(pin.held, pin.wanted_s)
+
+    def give_up_waiting(self) -> None:
+        """Let nobody wait any more for a camera that sends nothing."""
+        with self._changed:
+            self._patient = False
+            self._changed.notify_all()
+
+    def status(self) -> StreamStatus:
+        """Return what is known right now, the age of the newest picture with it."""
+        with self._changed:
+            ring = self._ring
+            shot_s = ring.newest_shot_s if ring is not None else None
+            state, reason, hint = self._state, self._reason, self._hint
+            age_s = None if shot_s is None else max(0.0, time.monotonic() - shot_s)
+            if state == "streaming" and age_s is not None and age_s > _STALLED_S:
+                state, reason, hint = "stalled", f"no new picture for {age_s:.1f} s", _SILENT.hint
+            period_s = ring.period_s if ring is not None else None
+            gop_s = ring.gop_s if ring is not None else None
+            return StreamStatus(
+                state=state,
+                error=reason,
+                hint=hint,
+                since_s=self._since_s,
+                last_frame_age_s=age_s,
+                fps=None if not period_s or state != "streaming" else round(1 / period_s, 1),
+                width=self._size[0] if self._size else None,
+                height=self._size[1] if self._size else None,
+                codec=self._codec or None,
+                gop_s=gop_s,
+                gop_too_long=ring is not None
+                and (ring.overflowed or (gop_s or 0.0) > _LONGEST_GOP_S),
+                b_frames=ring is not None and ring.has_b_frames,
+            )
+
+    def _live(self) -> bool:
+        with self._changed:
+            has_pictures = self._ring is not None and self._ring.has_pictures
+        return has_pictures and self._newest_age_s() < _STALLED_S
+
+    def _newest_age_s(self) -> float:
+        with self._changed:
+            shot_s = self._ring.newest_shot_s if self._ring is not None else None
+        return time.monotonic() - (self._opened_s if shot_s is None else shot_s)
+
+    def _hold_nearest(self, wanted_s: float) -> _Held | None:
+        if self._ring is None:
+            return None
+        choice = self._ring.nearest(wanted_s, self._settings.max_offset_ms / 1000)
+        return None if choice is None else _Held(choice, self._codec, self._extradata)
+
+    def _best_late(self, pin: Pin) -> _Held:
+        """Return the nearest picture there ever was to a moment whose own did not come."""
+        found = [held for held in (pin.fallback, self._hold_nearest(pin.wanted_s)) if held]
+        best = min(found, key=lambda held: abs(held.choice.shot_s - pin.wanted_s), default=None)
+        if best is None or abs(best.choice.shot_s - pin.wanted_s) > self._settings.timeout_s:
+            reason = self._reason or "no picture from the camera yet"
+            raise StreamError(reason, self._hint or _SILENT.hint)
+        return best
+
+    def _frame(self, held: _Held, wanted_s: float) -> Frame:
+        choice = held.choice
+        with self._decoding, self._decode_slots:
+            if held.codec == "mjpeg":
+                jpeg = b"".join(choice.packets)
+                bgr = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+                complete = bgr is not None
+            else:
+                bgr, complete = _decode(held)
+                jpeg = b"" if bgr is None else _encode(bgr, self._settings.jpeg_quality)
+            if bgr is None:
+                raise StreamError("the picture could not be decoded", _CODEC_HINT)
+            height, width = bgr.shape[:2]
+            small = (THUMBNAIL_WIDTH, max(1, round(THUMBNAIL_WIDTH * height / width)))
+            thumbnail = _encode(cv2.resize(bgr, small, interpolation=cv2.INTER_AREA), 80)
+        with self._changed:
+            self._size = (width, height)
+        late = abs(choice.shot_s - wanted_s) * 1000 > self._settings.max_offset_ms
+        flags = {
+            "stale": late,
+            "timing_unsure": choice.timing_unsure,
+            "damaged": choice.damaged or not complete,
+        }
+        return Frame(
+            jpeg=jpeg,
+            thumbnail=thumbnail,
+            width=width,
+            height=height,
+            shot_s=choice.shot_s - self._latency_s,
+            flags=tuple(name for name, raised in flags.items() if raised),
+        )
+
+
+def _set_up_opencv(transport: str) -> None:
+    """Set what OpenCV and its FFmpeg read from the environment, for the whole process.
+
+    The options reach the decoding of a GOP too, so they hold only what is harmless there.
+    """
+    options = f"rtsp_transport;{transport}|analyzeduration;0|probesize;5000"
+    os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = options
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    cv2.setNumThreads(1)
+
+
+def _decode(held: _Held) -> tuple[npt.NDArray[np.uint8] | None, bool]:
+    """Decode one frame of a GOP; return it as bgr uint8 (H, W, 3) and whether all frames came.
+
+    A memory file is what every OpenCV from 4.6 on can read a bare H.264 or H.265 stream from.
+    """
+    descriptor = os.memfd_create("gop")
+    try:
+        with os.fdopen(descriptor, "wb", closefd=False) as file:
+            file.writelines((held.extradata, *held.choice.packets))
+        wanted = held.choice.frame_index + 1
+        came, bgr = _grab(descriptor, wanted)
+        if bgr is None and came:
+            came, bgr = _grab(descriptor, came)
+        return bgr, came == wanted
+    finally:
+        os.close(descriptor)
+
+
+def _grab(descriptor: int, count: int) -> tuple[int, npt.NDArray[np.uint8] | None]:
+    """Grab up to `count` frames; return how many came and, if all did, the last one."""
+    decoder = cv2.VideoCapture(f"/proc/self/fd/{descriptor}", cv2.CAP_FFMPEG)
+    try:
+        came = 0
+        while came < count and decoder.grab():
+            came += 1
+        if came < count:
+            return came, None
+        found, bgr = decoder.retrieve()
+        return came, bgr if found else None
+    finally:
+        decoder.release()
+
+
+def _encode(bgr: npt.NDArray[np.uint8], quality: int) -> bytes:
+    done, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not done:
+        raise StreamError("the picture could not be encoded as JPEG")
+    return bytes(jpeg.tobytes())
+
+
+def _fourcc(session: Any) -> str:
+    code = int(session.get(cv2.CAP_PROP_FOURCC))
+    return "".join(chr(code >> shift & 0x7F) for shift in (0, 8, 16, 24)).strip("\0 ")
+
+
+def _keep_s(camera: CameraConfig) -> float:
+    """Return how many seconds of stream a capture may reach back for."""
+    return _LONGEST_GOP_S + max(0, -camera.offset_ms) / 1000
+
+
+def _backoff_s(attempts: int) -> float:
+    cap_s: float = min(_BACKOFF_CAP_S, _BACKOFF_START_S * 2.0 ** min(attempts - 1, 10))
+    return cap_s * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret

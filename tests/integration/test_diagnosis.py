@@ -1,0 +1,389 @@
+"""Diagnoses of tiny scripted servers on loopback."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from diagnosis import REPLY_MAX_BYTES, Diagnosis, diagnose
+
+PASSWORD = "pä@s:s/CANARY"
+USERINFO = "admin:p%C3%A4%40s%3As%2FCANARY"
+SDP = "v=0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n"
+DIGEST = 'Digest realm="cam, 1", nonce="abc"'
+WAIT_S = 10.0
+
+Script = Callable[["Peer"], None]
+
+
+class Peer:
+    """The server's end of one connection, and what all connections were asked."""
+
+    def __init__(self, sock: socket.socket, requests: list[str], done: threading.Event) -> None:
+        self.sock = sock
+        self.requests = requests
+        self.done = done
+
+    def request(self) -> str:
+        """Read one request; empty at the end of the connection."""
+        text = b""
+        while not text.endswith(b"\r\n\r\n"):
+            chunk = self.sock.recv(4096)
+            if not chunk:
+                return ""
+            text += chunk
+        self.requests.append(text.decode("latin-1"))
+        return self.requests[-1]
+
+    def reply(self, status: str, *headers: str, body: str = "") -> None:
+        length = [f"Content-Length: {len(body)}"] if body else []
+        head = "\r\n".join([f"RTSP/1.0 {status}", "CSeq: 1", *headers, *length, "", ""])
+        self.send((head + body).encode("latin-1"))
+
+    def send(self, text: bytes) -> None:
+        self.sock.sendall(text)
+
+
+class Server:
+    """Play a script to every connection, until closed."""
+
+    def __init__(self, script: Script, context: ssl.SSLContext | None = None) -> None:
+        self.requests: list[str] = []
+        self.connections = 0
+        self.done = threading.Event()
+        self._script = script
+        self._context = context
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            sock, _ = self._listener.accept()
+            if self.done.is_set():
+                sock.close()
+                return
+            self.connections += 1
+            sock.settimeout(WAIT_S)
+            try:
+                if self._context:
+                    sock = self._context.wrap_socket(sock, server_side=True)
+                self._script(Peer(sock, self.requests, self.done))
+            except OSError:
+                pass  # the client has hung up
+            finally:
+                sock.close()
+
+    def close(self) -> None:
+        self.done.set()
+        socket.create_connection(("127.0.0.1", self.port), WAIT_S).close()  # wakes accept()
+        self._thread.join(WAIT_S)
+        assert not self._thread.is_alive()
+        self._listener.close()
+
+
+Serve = Callable[..., Server]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    servers: list[Server] = []
+
+    def start(script: Script, context: ssl.SSLContext | None = None) -> Server:
+        servers.append(Server(script, context))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+def ask(server: Server, timeout_s: float = WAIT_S, scheme: str = "rtsp") -> Diagnosis:
+    found = diagnose(f"{scheme}://{USERINFO}@127.0.0.1:{server.port}/live", timeout_s)
+    shown = found.reason + found.hint + (found.codec or "")
+    assert "CANARY" not in shown
+    assert shown.isascii()
+    assert shown.isprintable()
+    assert len(found.reason) <= 120
+    assert bool(found.hint) == (found.code != "ok")
+    return found
+
+
+def expect(request: str, uri: str, algorithm: str, nonce: str) -> bool:
+    """Check a Digest answer the way a camera would."""
+    given = dict(re.findall(r'(\w+)="([^"]*)"', request))
+
+    def digest(*parts: str) -> str:
+        return hashlib.new(algorithm, ":".join(parts).encode()).hexdigest()
+
+    count = ["00000001", given["cnonce"], "auth"] if "qop=auth" in request else []
+    a1, a2 = digest("admin", "cam, 1", PASSWORD), digest("DESCRIBE", uri)
+    return (given["uri"], given["response"]) == (uri, digest(a1, nonce, *count, a2))
+
+
+@pytest.mark.parametrize(
+    ("challenges", "algorithm"),
+    [
+        ([DIGEST], "md5"),
+        (['Basic realm="cam"', DIGEST + ', qop="auth,auth-int", stale=FALSE'], "md5"),
+        ([DIGEST + ', algorithm=SHA-256, qop="auth", Basic realm="cam"'], "sha256"),
+    ],
+)
+def test_right_password_by_digest(serve: Serve, challenges: list[str], algorithm: str) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.reply("401 Unauthorized", *[f"WWW-Authenticate: {c}" for c in challenges], body="no")
+        uri = f"rtsp://127.0.0.1:{server.port}/live"
+        right = expect(peer.request(), uri, algorithm, "abc")
+        if right:
+            peer.reply("200 OK", "Content-Type: application/sdp", body=SDP)
+        else:
+            peer.reply("401 Unauthorized", *[f"WWW-Authenticate: {c}" for c in challenges])
+
+    server = serve(script)
+    assert ask(server) == Diagnosis("ok", "answers properly", "", "H264")
+    first, second = server.requests
+    assert first.startswith(f"DESCRIBE rtsp://127.0.0.1:{server.port}/live RTSP/1.0\r\nCSeq: 1\r\n")
+    assert "\r\nAccept: application/sdp\r\n" in first
+    assert "\r\nUser-Agent: " in first
+    assert "Authorization" not in first
+    assert "\r\nCSeq: 2\r\n" in second
+
+
+def test_right_password_by_basic(serve: Serve) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.reply("401 Unauthorized", 'WWW-Authenticate: Basic realm="cam"')
+        wanted = base64.b64encode(f"admin:{PASSWORD}".encode()).decode()
+        right = f"Authorization: Basic {wanted}\r\n" in peer.request()
+        peer.reply("200 OK" if right else "401 Unauthorized", body=SDP)
+
+    assert ask(serve(script)).code == "ok"
+
+
+@pytest.mark.parametrize(
+    ("after", "code", "reason"),
+    [
+        ("", "wrong_password", "wrong password (401)"),
+        (", stale=TRUE", "server_error", "login expires before it can be used (401, stale)"),
+    ],
+)
+def test_password_is_tried_only_once(serve: Serve, after: str, code: str, reason: str) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.reply("401 Unauthorized", f"WWW-Authenticate: {DIGEST}")
+        while peer.request():
+            peer.reply("401 Unauthorized", f"WWW-Authenticate: {DIGEST}{after}")
+
+    server = serve(script)
+    found = ask(server)
+    assert (found.code, found.reason) == (code, reason)
+    assert len(server.requests) == 2
+    assert server.connections == 1
+
+
+def test_password_required_but_none_given(serve: Serve) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.reply("401 Unauthorized", f"WWW-Authenticate: {DIGEST}")
+
+    server = serve(script)
+    found = diagnose(f"rtsp://127.0.0.1:{server.port}/live", WAIT_S)
+    assert (found.code, found.reason) == ("wrong_password", "password required (401)")
+    assert len(server.requests) == 1
+
+
+def hang_up_at_password(peer: Peer) -> None:
+    peer.request()
+    peer.reply("401 Unauthorized", f"WWW-Authenticate: {DIGEST}")
+    peer.request()
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "words"),
+    [
+        (lambda p: p.reply("404 Not Found"), "wrong_path", "no such stream path (404)"),
+        (lambda p: p.reply("302 Moved", "Location: rtsp://x/"), "wrong_path", "redirects"),
+        (lambda p: p.reply("503 Busy"), "server_error", "(503 Busy)"),
+        (lambda p: p.reply("403 Forbidden"), "wrong_password", "access denied (403)"),
+        (lambda p: p.reply("401 Unauthorized"), "server_error", "unknown way"),
+        (lambda p: p.reply("200 OK"), "no_video", "no video"),
+        (lambda p: p.reply("200 OK", body=SDP.replace("H264", "V\x1bP9")),
+         "unsupported_codec", "V?P9"),
+        (lambda p: p.send(b"RTSP/1.0 404 Not Found"), "wrong_path", "404"),
+        (lambda p: p.reply("200 OK", f"Content-Length: {'9' * 5000}"), "no_video", "no video"),
+        (lambda p: p.send(b"RTSP/1.0 2000 OK\r\n\r\n"), "not_rtsp", "does not speak RTSP"),
+        (lambda p: p.send(b"SSH-2.0-dropbear\r\n"), "not_rtsp", '"SSH-2.0-dropbear"'),
+        (lambda p: p.send(bytes(range(256)) * 9), "not_rtsp", "does not speak RTSP"),
+        (lambda p: p.send(b"\x15\x03\x03\x00\x02\x02\x46"), "not_rtsp", "speaks TLS"),
+        (lambda p: p.send(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "not_rtsp", "web server"),
+        (lambda p: None, "not_rtsp", "closes the connection at once"),
+    ],
+)  # fmt: skip
+def test_other_replies(serve: Serve, script: Script, code: str, words: str) -> None:
+    def after_request(peer: Peer) -> None:
+        peer.request()
+        script(peer)
+
+    found = ask(serve(after_request))
+    assert found.code == code
+    assert words in found.reason
+
+
+def test_close_before_the_request_is_read(serve: Serve) -> None:
+    assert ask(serve(lambda peer: None)).code == "not_rtsp"
+
+
+def test_hanging_up_at_the_password_is_not_called_a_wrong_one(serve: Serve) -> None:
+    server = serve(hang_up_at_password)
+    found = ask(server)
+    assert found.code == "server_error"
+    assert "hangs up" in found.reason
+    assert server.connections == 1
+
+
+def test_echoed_password_is_hidden(serve: Serve) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.reply("400 secret: CANARY")
+
+    server = serve(script)
+    found = diagnose(f"rtsp://u:CANARY@127.0.0.1:{server.port}/", WAIT_S)
+    assert found.code == "wrong_path"
+    assert "CANARY" not in found.reason + found.hint
+
+
+def test_real_web_server() -> None:
+    class Quiet(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Quiet) as web:
+        thread = threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        found = diagnose(f"rtsp://127.0.0.1:{web.server_port}/", WAIT_S)
+        web.shutdown()
+        thread.join(WAIT_S)
+    assert found.code == "not_rtsp"
+    assert "web server" in found.reason
+
+
+def silence(peer: Peer) -> None:
+    peer.done.wait(WAIT_S)
+
+
+def trickle(peer: Peer) -> None:
+    for byte in b"RTSP/1.0 200 OK\r\nX: " + b"x" * 1000:
+        peer.send(bytes([byte]))
+        if peer.done.wait(0.1):
+            return
+
+
+def unfinished(peer: Peer) -> None:
+    peer.send(b"RTSP/1.0 200 OK\r\nContent-Length: 100\r\n\r\nv=0\r\n")
+    peer.done.wait(WAIT_S)
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [(silence, "is silent"), (trickle, "answers too slowly"), (unfinished, "too slowly")],
+)
+def test_total_time_is_bounded(serve: Serve, script: Script, words: str) -> None:
+    server = serve(script)
+    start = time.monotonic()
+    found = ask(server, timeout_s=0.5)
+    assert time.monotonic() - start < WAIT_S / 2
+    assert found.code == "timeout"
+    assert words in found.reason
+
+
+@pytest.mark.parametrize(
+    "start", [b"RTSP/1.0 200 OK\r\nX: ", b"RTSP/1.0 200 OK\r\nContent-Length: 99999999\r\n\r\n"]
+)
+def test_reply_size_is_bounded(serve: Serve, start: bytes) -> None:
+    def flood(peer: Peer) -> None:
+        peer.request()
+        peer.send(start)
+        while not peer.done.is_set():
+            peer.send(b"x" * REPLY_MAX_BYTES)
+
+    found = ask(serve(flood))
+    assert found.code == "server_error"
+    assert "endless" in found.reason
+
+
+def test_refused_port() -> None:
+    with socket.socket() as unheard:  # bound but not listening: nobody else can take the port
+        unheard.bind(("127.0.0.1", 0))
+        port = unheard.getsockname()[1]
+        found = diagnose(f"rtsp://{USERINFO}@127.0.0.1:{port}/", WAIT_S)
+    assert found.code == "refused"
+    assert found.reason == f"nothing listens on 127.0.0.1:{port} (connection refused)"
+
+
+def test_unknown_host() -> None:
+    found = diagnose(f"rtsp://{USERINFO}@camera.invalid/", WAIT_S)
+    assert found.code == "unknown_host"
+    assert "camera.invalid" in found.reason
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
+    folder: Path = tmp_path_factory.mktemp("tls")
+    key, chain = folder / "key.pem", folder / "cert.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=camera",
+         "-days", "2", "-keyout", str(key), "-out", str(chain)],
+        check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(chain, key)
+    return context
+
+
+def test_rtsps_accepts_a_self_signed_certificate(serve: Serve, certificate: ssl.SSLContext) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.reply("200 OK", body=SDP)
+
+    server = serve(script, certificate)
+    assert ask(server, scheme="rtsps").code == "ok"
+    assert server.requests[0].startswith("DESCRIBE rtsps://127.0.0.1:")
+
+
+def test_rtsps_to_a_plain_server(serve: Serve) -> None:
+    found = ask(serve(lambda peer: peer.send(b"RTSP/1.0 400 Bad Request\r\n\r\n")), scheme="rtsps")
+    assert found.code == "not_rtsp"
+    assert "TLS" in found.reason
+
+
+def test_rtsps_to_a_silent_server(serve: Serve) -> None:
+    assert ask(serve(silence), timeout_s=0.5, scheme="rtsps").code == "timeout"
+
+
+def test_rtsp_to_a_tls_server(serve: Serve, certificate: ssl.SSLContext) -> None:
+    assert ask(serve(lambda peer: None, certificate)).code == "not_rtsp"
+
+
+def test_ipv6_literal() -> None:
+    try:
+        unheard = socket.socket(socket.AF_INET6)
+        unheard.bind(("::1", 0))
+    except OSError:
+        pytest.skip("no IPv6 on this computer")
+    with unheard:
+        port = unheard.getsockname()[1]
+        found = diagnose(f"rtsp://[::1]:{port}/", WAIT_S)
+    assert found.code == "refused"
+    assert f"[::1]:{port}" in found.reason

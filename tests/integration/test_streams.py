@@ -1,0 +1,208 @@
+"""A camera's stream against GStreamer's RTSP server: the offset is read off the pictures."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import cv2
+import numpy as np
+import pytest
+
+import config
+from rtsp_stream import CameraStream, Frame, StreamError
+from tests.rigs.clips import clip, read_frame_number
+from tests.rigs.rtsp import RtspServer
+
+pytestmark = pytest.mark.usefixtures("cameras_available")
+
+PERIOD_S = 0.04
+JITTER_S = 0.03  # of a loaded test machine; how exact it is on a quiet one, the bench tells
+KINDS = (
+    "h264-1080p25-gop50",
+    "h264-720p25-gop50-zerolatency",
+    "h264-720p25-gop50-bframes",
+    "h265-720p25-gop50",
+    "mjpeg-720p25",
+)
+
+
+@contextmanager
+def stream_of(url: str, **settings: str) -> Iterator[CameraStream]:
+    parsed = config.parse({"CAMERA_1_RTSP": url, **settings})
+    stream = CameraStream(parsed.cameras[0], parsed.capture, threading.Semaphore(2))
+    stream.start()
+    try:
+        yield stream
+    finally:
+        stream.stop()
+        assert stream.join(10)
+
+
+def wait_for_state(stream: CameraStream, state: str, timeout_s: float = 20) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while stream.status().state != state:
+        assert time.monotonic() < deadline_s, f"{stream.status()}, wanted {state}"
+        stream.pause(0.02)
+
+
+def number_of(frame: Frame) -> int | None:
+    bgr = cv2.imdecode(np.frombuffer(frame.jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert bgr is not None
+    assert bgr.shape[:2] == (frame.height, frame.width)
+    return read_frame_number(np.asarray(bgr, np.uint8))
+
+
+def settle(stream: CameraStream) -> None:
+    """Wait until the timing of the stream is known."""
+    wait_for_state(stream, "streaming")
+    deadline_s = time.monotonic() + 10
+    while "timing_unsure" in stream.take(stream.pin(time.monotonic())).flags:
+        assert time.monotonic() < deadline_s
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_picture_is_the_one_of_the_moment(kind: str) -> None:
+    with RtspServer({"/cam": clip(kind)}) as server, stream_of(server.url("/cam")) as stream:
+        settle(stream)
+        for _ in range(6):
+            edge_s = time.monotonic()
+            frame = stream.take(stream.pin(edge_s))
+            number = number_of(frame)
+            assert number is not None, "the picture is smeared"
+            shown_s = server.offset_of("/cam", number, edge_s)
+            assert abs(shown_s) <= PERIOD_S / 2 + JITTER_S
+            assert abs((frame.shot_s - edge_s) - shown_s) <= JITTER_S
+            assert frame.flags == ()
+            stream.pause(0.17)
+
+
+def test_slices_with_parameter_sets_of_their_own_are_one_picture() -> None:
+    kind = "h264-720p25-gop50-zerolatency"
+    with (
+        RtspServer({"/cam": clip(kind)}, sets_per_slice=True) as server,
+        stream_of(server.url("/cam")) as stream,
+    ):
+        settle(stream)
+        for _ in range(6):
+            edge_s = time.monotonic()
+            number = number_of(stream.take(stream.pin(edge_s)))
+            assert number is not None, "the picture is smeared"
+            assert abs(server.offset_of("/cam", number, edge_s)) <= PERIOD_S / 2 + JITTER_S
+            stream.pause(0.37)
+
+
+@pytest.mark.parametrize("kind", ["h264-720p25-gop50-zerolatency", "h265-720p25-gop50"])
+def test_captures_right_after_a_connect_are_whole(kind: str) -> None:
+    with RtspServer({"/cam": clip(kind)}) as server, stream_of(server.url("/cam")) as stream:
+        wait_for_state(stream, "streaming")
+        for _ in range(4):
+            edge_s = time.monotonic()
+            frame = stream.take(stream.pin(edge_s))
+            number = number_of(frame)
+            assert number is not None
+            assert abs(server.offset_of("/cam", number, edge_s)) < 0.5
+
+
+@pytest.mark.parametrize(("setting_ms", "wanted_s"), [(-400, -0.4), (300, 0.3)])
+def test_an_offset_asks_for_another_moment(setting_ms: int, wanted_s: float) -> None:
+    with (
+        RtspServer({"/cam": clip("h264-720p25-gop25")}) as server,
+        stream_of(server.url("/cam")) as stream,
+    ):
+        settle(stream)
+        stream.pause(0.6)
+        edge_s = time.monotonic()
+        frame = stream.take(stream.pin(edge_s + setting_ms / 1000))
+        number = number_of(frame)
+        assert number is not None
+        shown_s = server.offset_of("/cam", number, edge_s + wanted_s)
+        assert abs(shown_s) <= PERIOD_S / 2 + JITTER_S
+
+
+def test_latency_shifts_what_the_moment_is() -> None:
+    with (
+        RtspServer({"/cam": clip("h264-720p25-gop25")}) as server,
+        stream_of(server.url("/cam"), CAMERA_1_LATENCY_MS="200") as stream,
+    ):
+        settle(stream)
+        edge_s = time.monotonic()
+        frame = stream.take(stream.pin(edge_s))
+        number = number_of(frame)
+        assert number is not None
+        assert abs(server.offset_of("/cam", number, edge_s + 0.2)) <= PERIOD_S / 2 + JITTER_S
+        assert abs(frame.shot_s - edge_s) <= PERIOD_S / 2 + JITTER_S
+
+
+def test_a_busy_camera_gives_each_edge_its_own_moment() -> None:
+    with (
+        RtspServer({"/cam": clip("h264-1080p25-gop50")}) as server,
+        stream_of(server.url("/cam")) as stream,
+    ):
+        settle(stream)
+        edges_s = []
+        pins = []
+        for _ in range(5):
+            edges_s.append(time.monotonic())
+            pins.append(stream.pin(edges_s[-1]))
+            stream.pause(0.12)
+        for edge_s, pin in zip(edges_s, pins, strict=True):
+            number = number_of(stream.take(pin))
+            assert number is not None
+            assert abs(server.offset_of("/cam", number, edge_s)) <= PERIOD_S / 2 + JITTER_S
+
+
+def test_a_frozen_camera_is_stalled_and_recovers() -> None:
+    with (
+        RtspServer({"/cam": clip("h264-720p25-gop25")}) as server,
+        stream_of(server.url("/cam"), CAPTURE_TIMEOUT_S="1") as stream,
+    ):
+        settle(stream)
+        server.freeze("/cam")
+        wait_for_state(stream, "stalled", 5)
+        assert "no new picture" in (stream.status().error or "")
+        wait_for_state(stream, "down")
+        with pytest.raises(StreamError, match=r"no (new )?picture"):
+            stream.take(stream.pin(time.monotonic()))
+        server.resume("/cam")
+        settle(stream)
+        edge_s = time.monotonic()
+        number = number_of(stream.take(stream.pin(edge_s)))
+        assert number is not None
+        assert abs(server.offset_of("/cam", number, edge_s)) <= PERIOD_S / 2 + JITTER_S
+
+
+def test_an_edge_just_after_the_freeze_gets_the_last_picture_marked_stale() -> None:
+    with (
+        RtspServer({"/cam": clip("h264-720p25-gop25")}) as server,
+        stream_of(server.url("/cam")) as stream,
+    ):
+        settle(stream)
+        server.freeze("/cam")
+        stream.pause(0.5)
+        edge_s = time.monotonic()
+        frame = stream.take(stream.pin(edge_s))
+        assert "stale" in frame.flags
+        assert -1.5 < frame.shot_s - edge_s < -0.3
+        number = number_of(frame)
+        assert number is not None
+        assert abs(server.offset_of("/cam", number, frame.shot_s)) <= JITTER_S
+
+
+def test_a_killed_camera_is_down_at_once_and_recovers() -> None:
+    with (
+        RtspServer({"/cam": clip("h264-720p25-gop25")}) as server,
+        stream_of(server.url("/cam")) as stream,
+    ):
+        settle(stream)
+        server.kill()
+        wait_for_state(stream, "down", 5)
+        edge_s = time.monotonic()
+        pin = stream.pin(edge_s)
+        server.restart()
+        frame = stream.take(pin)
+        assert "stale" in frame.flags
+        assert frame.shot_s > edge_s
+        settle(stream)

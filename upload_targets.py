@@ -1,0 +1,329 @@
+"""Where images go and what each answer means."""
+
+from __future__ import annotations
+
+import email.utils
+import hashlib
+import json
+import logging
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Protocol
+from urllib.parse import urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
+
+from config import UploadConfig, redact_url
+from records import Image, iso
+from version import __version__
+
+_log = logging.getLogger(__name__)
+
+_CONNECT_TIMEOUT_S: Final = 5.0
+_MAX_REPLY_BYTES: Final = 65_536
+_MAX_RETRY_AFTER_S: Final = 3600.0
+_MAX_LOCATION: Final = 1000
+_REFUSED_IMAGE: Final = frozenset({400, 413, 415, 422})
+_WRONG_SET_UP: Final = frozenset({401, 403, 404, 405})
+_UNEXPECTED_FIELD: Final = "unexpected field"
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """The server has the image; `location` is its own word for where."""
+
+    location: str | None
+
+
+@dataclass(frozen=True)
+class Deferred:
+    """Not now: try again.
+
+    `cause` is connection (none came about), silent (the connection gave no answer) or server.
+    """
+
+    reason: str
+    cause: Literal["connection", "silent", "server"]
+    retry_after_s: float | None = None
+    captive_portal: bool = False
+
+
+@dataclass(frozen=True)
+class Misconfigured:
+    """No image can be delivered until somebody changes the settings."""
+
+    reason: str
+    hint: str
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """The server refuses this very image."""
+
+    reason: str
+
+
+Outcome = Delivered | Deferred | Misconfigured | Rejected
+
+
+class UploadTarget(Protocol):
+    """A place that takes images. Each upload worker has one of its own."""
+
+    def send(self, image: Image, jpeg: bytes, *, replay: bool) -> Outcome:
+        """Deliver one image and say how that went; never raises for what a network does."""
+
+    def close(self) -> None:
+        """Close connections."""
+
+
+def idempotency_key(site_id: str, image: Image) -> str:
+    """Return the key that stays the same for the same picture of the same site."""
+    text = f"{site_id}\0{image.filename}\0{image.sha256}"
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class HttpTarget:
+    """Upload by `POST` of a multipart form with one file."""
+
+    def __init__(self, config: UploadConfig, site_id: str) -> None:
+        self._config = config
+        self._site_id = site_id
+        self._deadline = _Deadline()
+        self._session = requests.Session()
+        self._session.headers.update(
+            {"User-Agent": f"camera-capture/{__version__}", "X-Site-Id": site_id}
+        )
+        self._session.auth = _Bearer(config.auth_token)
+        self._session.mount("http://", _DeadlineAdapter(self._deadline))
+        self._session.mount("https://", _DeadlineAdapter(self._deadline))
+
+    def send(self, image: Image, jpeg: bytes, *, replay: bool) -> Outcome:
+        """Post the image; what the server answers is classified by `classify`."""
+        try:
+            with (
+                self._deadline.within(self._config.timeout_s),
+                self._session.post(
+                    self._config.url,
+                    files={self._config.field_name: (image.filename, jpeg, "image/jpeg")},
+                    data=_metadata(image, replay) if self._config.metadata else None,
+                    headers={"Idempotency-Key": idempotency_key(self._site_id, image)},
+                    timeout=(
+                        min(_CONNECT_TIMEOUT_S, self._config.timeout_s),
+                        self._config.timeout_s,
+                    ),
+                    allow_redirects=False,
+                    stream=True,
+                ) as reply,
+            ):
+                return classify(
+                    reply.status_code, dict(reply.headers.lower_items()), _body_of(reply)
+                )
+        except (requests.exceptions.RequestException, HTTPError, OSError, ValueError) as error:
+            if any(isinstance(part, ssl.SSLCertVerificationError) for part in _chain(error)):
+                return Misconfigured(
+                    f"TLS certificate not accepted ({_cause(error)})",
+                    "Check the clock of this box and the certificate of the server.",
+                )
+            never_connected = any(
+                isinstance(part, (NewConnectionError, ConnectTimeoutError))
+                for part in _chain(error)
+            )
+            cause: Literal["connection", "silent"] = "connection" if never_connected else "silent"
+            return Deferred(self._in_words(error, cause), cause)
+
+    def close(self) -> None:
+        """Close connections."""
+        self._session.close()
+
+    def _in_words(self, error: BaseException, cause: str) -> str:
+        host = urlsplit(self._config.url).hostname
+        if cause == "connection":
+            timed_out = isinstance(error, requests.exceptions.Timeout)
+            return f"cannot reach {host}: {'no answer' if timed_out else _cause(error)}"
+        if self._deadline.passed or isinstance(error, requests.exceptions.Timeout):
+            return f"{host} gave no answer within {self._config.timeout_s:g} s"
+        return f"{host} broke the connection off: {_cause(error)}"
+
+
+def classify(status: int, headers: dict[str, str], body: bytes) -> Outcome:
+    """Say what an answer means. Header names are lower case."""
+    text = body.decode("utf-8", "replace")
+    if 200 <= status < 300:
+        if "text/html" in headers.get("content-type", "").lower():
+            reason = "a web page answered instead of the upload server"
+            return Deferred(reason, "server", captive_portal=True)
+        return Delivered(_location(text))
+    said = f"the server answered {status}"
+    if 300 <= status < 400:
+        target = _redacted(_printable(headers.get("location", "")))
+        return Misconfigured(f"{said}, a redirect to {target}", "Put the final URL in S3_API_URL.")
+    if status in (401, 403):
+        return Misconfigured(f"{said}: not allowed", "Check UPLOAD_AUTH_TOKEN and S3_API_URL.")
+    if status in _WRONG_SET_UP:
+        return Misconfigured(f"{said}: no such address", "Check S3_API_URL.")
+    if status >= 500 and _UNEXPECTED_FIELD in text.lower():
+        return Misconfigured(f"{said}: unexpected field", "Check UPLOAD_FIELD_NAME.")
+    if status in _REFUSED_IMAGE:
+        return Rejected(f"{said}: {_printable(text)[:200]}".rstrip(": "))
+    return Deferred(said, "server", _retry_after_s(headers.get("retry-after")))
+
+
+def _body_of(reply: requests.Response) -> bytes:
+    """Read the start of a body; the status counts even when the rest is cut off."""
+    try:
+        return reply.raw.read(_MAX_REPLY_BYTES, decode_content=True) or b""
+    except (HTTPError, OSError):
+        return b""
+
+
+def _metadata(image: Image, replay: bool) -> dict[str, str]:
+    fields = {
+        "event_id": str(image.event_id or ""),
+        "sha256": image.sha256 or "",
+        "captured_at": iso(image.captured_at) or "",
+        "offset_ms": "" if image.offset_ms is None else str(image.offset_ms),
+    }
+    return {**fields, "replay": "true"} if replay else fields
+
+
+def _retry_after_s(value: str | None) -> float | None:
+    if not value:
+        return None
+    if value.isascii() and value.isdecimal():
+        return float(min(int(value[:20]), _MAX_RETRY_AFTER_S))
+    try:
+        moment = email.utils.parsedate_tz(value)
+        if moment is None:
+            return None
+        seconds = email.utils.mktime_tz(moment) - time.time()
+    except (ValueError, OverflowError):
+        return None
+    return min(max(0.0, seconds), _MAX_RETRY_AFTER_S)
+
+
+def _redacted(url: str) -> str:
+    try:
+        return redact_url(url)
+    except ValueError:
+        return "an address that makes no sense"
+
+
+def _location(text: str) -> str | None:
+    try:
+        reply = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    value = reply.get("Location") if isinstance(reply, dict) else None
+    return _printable(value)[:_MAX_LOCATION] if isinstance(value, str) and value else None
+
+
+def _printable(text: str) -> str:
+    """Make a stranger's text harmless in a log."""
+    return "".join(c if c.isprintable() else " " for c in text).strip()
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and what requests and urllib3 wrapped in it, the system's own last."""
+    inner: BaseException | None = error
+    while inner is not None:
+        yield inner
+        wrapped = (getattr(inner, "reason", None), *inner.args, inner.__context__)
+        inner = next((part for part in wrapped if isinstance(part, BaseException)), None)
+
+
+def _cause(error: BaseException) -> str:
+    """Return the root of a request's failure in words, without the URL around it."""
+    *_, seen = _chain(error)
+    text = getattr(seen, "strerror", None) or (str(seen).rpartition(": ")[2])
+    return _printable(str(text) or type(seen).__name__)[:200]
+
+
+class _Bearer(AuthBase):
+    """Set the token, or nothing: without this, requests would look into ~/.netrc."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._token:
+            request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
+
+
+class _Deadline:
+    """Cut the connection when a whole request takes too long.
+
+    The timeouts of requests are for each read: a server that sends a byte a second never ends.
+    """
+
+    def __init__(self) -> None:
+        self.passed = False
+        self._socket: socket.socket | None = None
+        self._timer: threading.Timer | None = None
+
+    def within(self, seconds: float) -> _Deadline:
+        self.passed = False
+        self._timer = threading.Timer(seconds, self._cut)
+        self._timer.daemon = True
+        return self
+
+    def watch(self, connected: socket.socket | None) -> None:
+        self._socket = connected
+        if self.passed:
+            self._cut()
+
+    def _cut(self) -> None:
+        self.passed = True
+        if self._socket is not None:
+            try:
+                self._socket.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                return
+
+    def __enter__(self) -> None:
+        assert self._timer is not None  # noqa: S101 - within() made it
+        self._timer.start()
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer.join()
+
+
+class _DeadlineAdapter(HTTPAdapter):
+    """Tell a deadline about the socket that each connection uses."""
+
+    def __init__(self, deadline: _Deadline) -> None:
+        self._deadline = deadline
+        super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        deadline = self._deadline
+
+        class Plain(HTTPConnection):
+            def connect(self) -> None:
+                super().connect()
+                deadline.watch(self.sock)
+
+        class Secure(HTTPSConnection):
+            def connect(self) -> None:
+                super().connect()
+                deadline.watch(self.sock)
+
+        class PlainPool(HTTPConnectionPool):
+            ConnectionCls = Plain
+
+        class SecurePool(HTTPSConnectionPool):
+            ConnectionCls = Secure
+
+        self.poolmanager.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
