@@ -72,7 +72,7 @@ def verdict(now: Situation, found: Sequence[Alert], last_image_at: str | None) -
     if found:
         worst = found[0]
         more = f" And {len(found) - 1} more." if len(found) > 1 else ""
-        return worst.level, f"Needs attention: {worst.message}. {worst.hint}{more}"
+        return worst.level, f"Needs attention: {worst.message}. {worst.hint}".rstrip() + more
     return "ok", "Working." + (f" Last photo {last_image_at}." if last_image_at else "")
 
 

@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Protocol
@@ -25,6 +26,8 @@ _log = logging.getLogger(__name__)
 
 _QUEUE_SIZE: Final = 200
 _STORAGE_HINT: Final = "Free some space, or check the card."
+_DEFECT: Final = "internal error"
+_DEFECT_HINT: Final = "See the log."
 
 
 class FrameSource(Protocol):
@@ -152,20 +155,32 @@ class _CameraWorker(Worker):
         self._uploads_enabled = uploads_enabled
         self._on_saved = on_saved
         self._requests: queue.Queue[_Request] = queue.Queue(_QUEUE_SIZE)
+        self._closed = False
 
     def request(
         self, edge_s: float, edge_at: datetime, source: str, flags: tuple[str, ...]
     ) -> CaptureTicket:
         ticket = CaptureTicket()
         pin = self._source.pin(edge_s + self._camera.offset_ms / 1000)
+        request = _Request(edge_s, edge_at, source, flags, pin, ticket)
         try:
-            self._requests.put_nowait(_Request(edge_s, edge_at, source, flags, pin, ticket))
+            self._requests.put_nowait(request)
         except queue.Full:
-            self._stats.count_failed_capture()
-            self._catalog.fail_unrecorded(self._camera.name, source, edge_at, "too many triggers")
-            ticket.resolve(CaptureOutcome(None, "too many triggers", None, 0.0))
+            self._refuse(request, "too many triggers")
+        if self._closed:
+            self._refuse_queued("the program is ending")
         self.wake()
         return ticket
+
+    def _refuse(self, request: _Request, reason: str) -> None:
+        self._stats.count_failed_capture()
+        self._catalog.fail_unrecorded(self._camera.name, request.source, request.edge_at, reason)
+        request.ticket.resolve(self._failure(request, reason, None))
+
+    def _refuse_queued(self, reason: str) -> None:
+        with suppress(queue.Empty):
+            while True:
+                self._refuse(self._requests.get_nowait(), reason)
 
     def step(self) -> float | None:
         """Serve one request."""
@@ -190,8 +205,10 @@ class _CameraWorker(Worker):
 
     def close(self) -> None:
         """Serve what was accepted before the stop."""
-        while self.step() is not None:
+        while self._guarded_step() is not None:
             pass
+        self._closed = True
+        self._refuse_queued("the program is ending")
 
     def _capture(self, request: _Request) -> CaptureOutcome:
         event_id = None
@@ -214,11 +231,13 @@ class _CameraWorker(Worker):
             elif not isinstance(error, UnrecordedError):
                 self._catalog.fail_event(event_id, str(error))
             return self._failure(request, str(error), _STORAGE_HINT)
-        except Exception:
+        except BaseException:  # a defect, which the worker logs; the edge is accounted for
             if event_id is not None:
-                self._catalog.fail_event(event_id, "internal error")
-            request.ticket.resolve(self._failure(request, "internal error", "See the log."))
-            self._stats.count_failed_capture()
+                self._catalog.fail_event(event_id, _DEFECT)
+                self._stats.count_failed_capture()
+                request.ticket.resolve(self._failure(request, _DEFECT, _DEFECT_HINT))
+            else:
+                self._refuse(request, _DEFECT)
             raise
         latency_ms = (time.monotonic() - request.edge_s) * 1000
         self._stats.count_capture(self._camera.name, latency_ms, image.offset_ms or 0.0)
@@ -242,5 +261,5 @@ class _CameraWorker(Worker):
             clock_trusted=clock_trusted,
         )
 
-    def _failure(self, request: _Request, reason: str, hint: str) -> CaptureOutcome:
+    def _failure(self, request: _Request, reason: str, hint: str | None) -> CaptureOutcome:
         return CaptureOutcome(None, reason, hint, (time.monotonic() - request.edge_s) * 1000)

@@ -166,9 +166,13 @@ def load(env_file: Path = Path(".env")) -> Config:
         ConfigError: with one line for every problem found.
     """
     file_values: dict[str, str] = {}
-    if env_file.is_file():
-        values = dotenv_values(env_file, interpolate=False)
-        file_values = {name: value for name, value in values.items() if value is not None}
+    try:
+        if env_file.is_file():  # an editor on Windows may have put a byte order mark in front
+            values = dotenv_values(env_file, interpolate=False, encoding="utf-8-sig")
+            file_values = {name: value for name, value in values.items() if value is not None}
+    except (OSError, UnicodeDecodeError) as error:
+        why = "it is not UTF-8 text" if isinstance(error, ValueError) else error.strerror
+        raise ConfigError([f"{env_file} can't be read: {why}"]) from error
     read = _Reader({**file_values, **os.environ})
     config = _build(read)
     if read.problems:
@@ -422,7 +426,7 @@ class _Reader:
         if pattern and not re.fullmatch(pattern, value):
             self.problem(name, value, f"must be {allowed}")
         elif any(ord(c) < 0x20 for c in value):
-            self.problem(name, value, "must be one line without control characters")
+            self.problem(name, "***", "must be one line without control characters")
         return value
 
     def secret(self, name: str, default: str, *, shown: str | None = None) -> str:
@@ -495,12 +499,15 @@ class _Reader:
             parts = urlsplit(value)
             valid = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
             self._hide(unquote(parts.password or ""))
+            self._hide(parts.password or "")
+            if value != default:
+                self._hide(parts.query)
         except ValueError:
             valid = False
         if not valid:
             self.problem(
                 name,
-                redact_url(value) if "@" not in value else "***",
+                re.split(r"[?#]", value)[0] if "@" not in value else "***",
                 f"must be a URL like {schemes[0]}://host:port/path",
             )
         return value

@@ -415,7 +415,7 @@ class _Dialogue:
             hint = "Check the port; a camera also hangs up when too many viewers are connected."
             return _Failed("not_rtsp", f"{place} closes the connection at once", hint)
         if start.lstrip().lower().startswith((b"http/", b"<!doctype", b"<html")):
-            return _Failed("not_rtsp", f"a web server answers on {place}, not a camera stream")
+            return _Failed("not_rtsp", f"a web server answers on {place}, not RTSP")
         if re.match(rb"[\x15\x16]\x03[\x00-\x04]", start):
             hint = "Use rtsps:// instead of rtsp://, or check the port."
             return _Failed("not_rtsp", f"{place} speaks TLS, not plain RTSP", hint)

@@ -148,16 +148,20 @@ class GpioService(Worker):
                 self._claim_pins()
             except GpioError as error:
                 self._note_error(error)
+                self._take_edges()  # those that came until a later pin failed are due now
                 return _RETRY_S
         self._take_edges()
         now_s = time.monotonic()
         return min((self._look(pin, now_s) for pin in self._pins.values()), default=None)
 
     def close(self) -> None:
-        """Give the pins back."""
-        if self._backend is not None:
-            self._backend.cleanup()
-            self._backend = None
+        """Take the edges that came before the stop, and give the pins back."""
+        backend, self._backend = self._backend, None
+        try:
+            self._take_edges()
+        finally:
+            if backend is not None:
+                backend.cleanup()
 
     def status(self) -> GpioStatus:
         """Return the state of the pins. For any thread."""
@@ -191,11 +195,12 @@ class GpioService(Worker):
             for pin in self._pins.values():
                 with _in_words(pin.number):
                     backend.setup(pin.number, backend.IN, pull_up_down=backend.PUD_UP)
+                    was_low = backend.input(pin.number) == backend.LOW
                     backend.add_event_detect(
                         pin.number, backend.FALLING, callback=self._called_back
                     )
                     is_low = backend.input(pin.number) == backend.LOW
-                self._start_pin(pin, is_low)
+                self._start_pin(pin, was_low and is_low)  # what fell in between has an edge
         except GpioError:
             backend.cleanup()
             raise

@@ -127,6 +127,8 @@ class Daemon:
             ),
         )
         # Without a login nobody but this host may look in.
+        if self._config.web.bind_ip != "127.0.0.1":
+            _log.info("the web interface has no login yet and listens on 127.0.0.1 only")
         return WebServer(app, "127.0.0.1", self._config.web.bind_port)
 
     def _workers(self) -> Sequence[Worker]:
@@ -152,14 +154,11 @@ class Daemon:
             if self._catalog.damaged:
                 _log.critical("the catalog is damaged; restarting to rebuild it")
                 self._end(EXIT_WORKER_DIED)
-        survivors = self._stop()
+        self._stop()
         _log.info("stopped")
-        if survivors:
-            logging.shutdown()
-            os._exit(self.exit_code)
         return self.exit_code
 
-    def _stop(self) -> list[str]:
+    def _stop(self) -> None:
         for stream in self._streams.values():
             stream.give_up_waiting()
         accepting = (self._gpio, *self._capture.workers.values())
@@ -168,7 +167,6 @@ class Daemon:
         survivors += stop_all(rest, _STOP_S)
         if not survivors:
             self._catalog.close()
-        return survivors
 
     def _on_worker_died(self) -> None:
         self._end(EXIT_WORKER_DIED)
@@ -324,4 +322,8 @@ def _run_daemon(config: Config) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    logging.shutdown()
+    sys.stdout.flush()
+    # A thread that is still inside OpenCV would abort the process while Python shuts down.
+    os._exit(exit_code)

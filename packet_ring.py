@@ -18,6 +18,7 @@ _SKIPPED_PACKETS: Final = 3  # a session's first packets can come up to 39 ms ea
 _SETTLE_S: Final = 1.0
 _REORDER_S: Final = 0.5  # B-frames step back by a few frames, never by more
 _JUMP_S: Final = 0.2  # a position that far ahead of its arrival means a new time base
+_FLUSH_S: Final = 1.5
 _GAP_PERIODS: Final = 1.6
 _IRREGULAR_SHARE: Final = 0.05
 _RECENT: Final = 50
@@ -78,6 +79,7 @@ class PacketRing:
         """Forget pictures and timing: the stream's time base is a new one."""
         self._gops: deque[Gop] = deque()
         self._delays: deque[float] = deque(maxlen=_ANCHOR_PACKETS)
+        self._begin_delays: deque[float] = deque(maxlen=_ANCHOR_PACKETS)  # of first slices
         self._recent_s: deque[float] = deque(maxlen=_RECENT)
         self._skip = _SKIPPED_PACKETS
         self._last_delay_s = 0.0
@@ -94,7 +96,7 @@ class PacketRing:
         # A session's second picture carries the position of its first.
         is_second = self._skip == _SKIPPED_PACKETS - 1 and key != self._last_key
         if last is not None and abs(position_s - last) < _SAME_PICTURE_S and not is_second:
-            self._merge(arrival_s, packet)
+            self._merge(position_s, arrival_s, packet)
             return
         self._last_key = key
         if self._breaks_time_base(position_s, arrival_s):
@@ -187,19 +189,16 @@ class PacketRing:
                 if picture.position_s >= start:
                     yield gop, index, picture
 
-    def _merge(self, arrival_s: float, packet: bytes) -> None:
+    def _merge(self, position_s: float, arrival_s: float, packet: bytes) -> None:
         """Add another slice to the newest picture and time it by this one."""
         self._merged = True
-        self._last_delay_s = arrival_s - self._newest_or(0.0)
+        self._last_delay_s = arrival_s - position_s
         if not self._gops:
             return
         picture = self._gops[-1].pictures[-1]
         if self._codec != "mjpeg":
             packet = _without_parameter_sets(packet, self._codec)
-        self._merged = True
         picture.packets.append(packet)
-        if self._delays and picture.position_s + self._delays[-1] == picture.arrival_s:
-            self._delays[-1] = arrival_s - picture.position_s
         picture.arrival_s = arrival_s
         self._grow(self._gops[-1], len(packet))
 
@@ -229,7 +228,7 @@ class PacketRing:
         last = self._last_position_s
         if last is None or self._newest_s is None:
             return False
-        if self._delays and arrival_s - position_s < min(self._delays) - _JUMP_S:
+        if arrival_s - position_s < min(self._begin_delays) - _JUMP_S:
             return True
         step_s = position_s - last
         if step_s >= 0:
@@ -240,28 +239,42 @@ class PacketRing:
         return step_s <= -_REORDER_S or not self._b_frames
 
     def _note_timing(self, position_s: float, arrival_s: float) -> None:
+        if self._newest_s is not None:  # only now the picture before is known to be complete
+            if self._skip:
+                self._skip -= 1
+            else:
+                if self._first_position_s is None:
+                    self._first_position_s = position_s
+                self._note_delay(position_s)
         self._last_delay_s = arrival_s - position_s
-        if self._skip:
-            self._skip -= 1
-        else:
-            if self._first_position_s is None:
-                self._first_position_s = position_s
-            self._delays.append(arrival_s - position_s)
+        self._begin_delays.append(self._last_delay_s)
         self._recent_s.append(position_s)
         newest_s = self._newest_s
         if newest_s is None or position_s > newest_s:
             self._previous_newest_s = newest_s
             self._newest_s = position_s
 
-    def _anchor_s(self) -> float:
-        """Return what turns a position into the moment of its shot.
+    def _note_delay(self, position_s: float) -> None:
+        """Note how late the last packets were, now that the picture at `position_s` begins.
 
-        The quickest of the last packets had no delay but the parser's, which holds every H.264 and
-        H.265 picture back until the next one begins.
+        The parser holds an H.264 or H.265 picture back until the next one begins: its arrival is
+        the next one's. Nothing is learnt where a picture is missing in between, or where the parser
+        waited for a read to time out.
         """
-        delays = self._delays or (self._last_delay_s,)
-        held_back_s = 0.0 if self._codec == "mjpeg" else (self.period_s or 0.0)
-        return min(delays) - held_back_s
+        if self._codec == "mjpeg":
+            self._delays.append(self._last_delay_s)
+            return
+        step_s = position_s - (self._last_position_s or 0.0)
+        period_s = self.period_s
+        longest_s = _FLUSH_S if self._b_frames or not period_s else period_s * _GAP_PERIODS
+        if abs(step_s) < min(longest_s, _FLUSH_S):
+            self._delays.append(self._last_delay_s - step_s)
+
+    def _anchor_s(self) -> float:
+        """Return what turns a position into the moment of its shot: the least delay of late."""
+        if self._delays:
+            return min(self._delays)
+        return self._last_delay_s - (0.0 if self._codec == "mjpeg" else self.period_s or 0.0)
 
     def _intervals(self) -> list[float]:
         """Return the seconds between recent pictures, in the order they are shown."""

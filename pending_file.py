@@ -96,7 +96,7 @@ def read(path: Path, image_dir: Path) -> PendingList | None:
     except OSError as error:
         _log.error("cannot read %s: %s", path, error.strerror)
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         kept = path.with_name(f"{path.name}.malformed-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
         path.rename(kept)
         _log.error("%s is malformed (%s); kept as %s", path.name, error, kept.name)

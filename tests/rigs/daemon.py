@@ -41,6 +41,7 @@ class DaemonProcess:
         self.images = directory / "images"
         self._wire_path = directory / "gpio.sock"
         self._process: subprocess.Popen[bytes] | None = None
+        self.with_fake_pins = True
         self.settings = {
             "BIND_PORT": str(self.port),
             "CAMERA_1_ENABLED": "false",
@@ -69,7 +70,9 @@ class DaemonProcess:
     def environment(self) -> dict[str, str]:
         """Return the environment of the process: nothing of ours, and the fake pins."""
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-        return {**kept, "PYTHONPATH": str(FAKE_RPI), "FAKE_GPIO_SOCKET": str(self._wire_path)}
+        if self.with_fake_pins:
+            kept |= {"PYTHONPATH": str(FAKE_RPI), "FAKE_GPIO_SOCKET": str(self._wire_path)}
+        return kept
 
     def write_env(self) -> None:
         """Write the settings to `.env`."""
@@ -173,7 +176,7 @@ class DaemonProcess:
         pause = threading.Event()
         while True:
             try:
-                if condition():
+                if bool(condition()):
                     return
             except (OSError, KeyError, IndexError):
                 pass

@@ -1,0 +1,1 @@
+"""Benches: speed and exactness, as ratios within one run."""

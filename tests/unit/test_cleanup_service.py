@@ -1,0 +1,250 @@
+"""What retention and a nearly full disk delete, and what they never touch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+import cleanup_service
+from catalog import Catalog
+from cleanup_service import AlreadyRunningError, CleanupReport, CleanupService
+from config import CleanupConfig
+from image_files import StorageError
+from records import ImageFilter
+from stats import Stats
+from tests.rigs.stores import JPEG, save, storage_config
+from version import RELEASED_AT
+
+RETENTION_DAYS = 10
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Iterator[Catalog]:
+    catalog = Catalog(storage_config(tmp_path))
+    yield catalog
+    catalog.close()
+
+
+class Clock:
+    """The wall clock, and what the kernel says of it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.at = RELEASED_AT + timedelta(days=400)
+        self.synchronized: bool | None = True
+        monkeypatch.setattr(cleanup_service, "datetime", self)
+        monkeypatch.setattr(cleanup_service, "is_synchronized", lambda: self.synchronized)
+
+    def now(self, zone: object = UTC) -> datetime:
+        return self.at
+
+    def ago(self, days: float) -> datetime:
+        return self.at - timedelta(days=days)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def service(
+    catalog: Catalog, *, uploads_enabled: bool = True, min_free_bytes: int = 0
+) -> CleanupService:
+    return CleanupService(
+        CleanupConfig(RETENTION_DAYS, 24),
+        catalog,
+        Stats(),
+        min_free_disk_bytes=min_free_bytes,
+        uploads_enabled=uploads_enabled,
+    )
+
+
+def left(catalog: Catalog) -> list[str]:
+    return [i.filename for i in catalog.images(ImageFilter(), limit=1000)][::-1]
+
+
+@pytest.mark.parametrize(
+    ("state", "uploads_enabled", "kept"),
+    [
+        ("uploaded", True, False),
+        ("skipped", True, False),
+        ("unknown", True, False),
+        ("rejected", True, False),
+        ("missing", True, False),
+        ("pending", True, True),
+        ("pending", False, False),
+        ("uploaded", False, False),
+    ],
+)
+def test_retention_by_state(
+    catalog: Catalog, clock: Clock, state: str, uploads_enabled: bool, kept: bool
+) -> None:
+    old = save(catalog, clock.ago(RETENTION_DAYS + 0.01), state=state)
+    young = save(catalog, clock.ago(RETENTION_DAYS - 0.01), state=state)
+    cleanup = service(catalog, uploads_enabled=uploads_enabled)
+    preview = cleanup.preview()
+    report = cleanup.run()
+    assert report == preview
+    size = 0 if state == "missing" else len(JPEG)
+    expected = CleanupReport(0, 0, 1) if kept else CleanupReport(1, size, 0)
+    assert report == expected
+    assert left(catalog) == ([old.filename] if kept else []) + [young.filename]
+    assert (catalog.folder.path / old.filename).exists() is kept
+
+
+def test_more_than_one_chunk_is_deleted(
+    catalog: Catalog, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cleanup_service, "_CHUNK", 2)
+    for n in range(5):
+        save(catalog, clock.ago(20 + n), state="uploaded")
+    assert service(catalog).run().deleted == 5
+    assert left(catalog) == []
+
+
+def test_failed_events_age_too(catalog: Catalog, clock: Clock) -> None:
+    catalog.fail_unrecorded("r1", "gpio", clock.ago(20), "camera down")
+    catalog.fail_unrecorded("r1", "gpio", clock.ago(1), "camera down")
+    save(catalog, clock.ago(20), state="uploaded")
+    save(catalog, clock.ago(20), state="pending")
+    service(catalog).run()
+    assert catalog.totals().events == {"capturing": 0, "saved": 1, "failed": 1}
+
+
+def test_images_with_an_untrusted_time_do_not_age(catalog: Catalog, clock: Clock) -> None:
+    image = save(catalog, clock.ago(10_000), state="uploaded", clock_trusted=False)
+    assert service(catalog).run().deleted == 0
+    assert left(catalog) == [image.filename]
+
+
+def test_an_insane_clock_deletes_nothing(catalog: Catalog, clock: Clock) -> None:
+    save(catalog, clock.ago(31), state="uploaded")
+    clock.synchronized = False
+    preview = service(catalog).preview()
+    report = service(catalog).run()
+    assert report == preview
+    assert (report.deleted, report.freed_bytes) == (0, 0)
+    assert "not synchronised" in (report.held_back or "")
+    clock.synchronized = True
+    assert service(catalog).run().deleted == 1
+
+
+def test_a_long_silence_with_a_good_clock_is_no_reason_to_hold_back(
+    catalog: Catalog, clock: Clock
+) -> None:
+    save(catalog, clock.ago(31), state="uploaded")
+    clock.synchronized = None  # the kernel can't say
+    assert service(catalog).run().deleted == 1
+
+
+def test_an_unsynchronised_clock_near_the_newest_image_is_good_enough(
+    catalog: Catalog, clock: Clock
+) -> None:
+    save(catalog, clock.ago(31), state="uploaded")
+    save(catalog, clock.ago(1), state="uploaded")
+    clock.synchronized = False
+    assert service(catalog).run().deleted == 1
+
+
+def test_a_clock_before_the_release_deletes_nothing(catalog: Catalog, clock: Clock) -> None:
+    clock.at = RELEASED_AT - timedelta(days=1)
+    save(catalog, clock.ago(100), state="uploaded")
+    report = service(catalog).run()
+    assert report.deleted == 0
+    assert "release" in (report.held_back or "")
+
+
+def test_a_second_run_at_once_is_refused(
+    catalog: Catalog, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(catalog, clock.ago(20), state="uploaded")
+    cleanup = service(catalog)
+    refused: list[str] = []
+    real_delete = catalog.delete
+
+    def delete(images: object) -> None:
+        with pytest.raises(AlreadyRunningError) as caught:
+            cleanup.run()
+        refused.append(str(caught.value))
+        real_delete(images)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(catalog, "delete", delete)
+    assert cleanup.run().deleted == 1
+    assert refused == ["a cleanup is already running"]
+    assert cleanup.run().deleted == 0
+
+
+def small_disk(catalog: Catalog, monkeypatch: pytest.MonkeyPatch, size_bytes: int) -> None:
+    """Have the folder lie on a disk where only images take room."""
+
+    def disk_usage() -> tuple[int, int]:
+        used = sum(file.size_bytes for file in catalog.folder.scan())
+        return size_bytes - used, size_bytes
+
+    monkeypatch.setattr(catalog.folder, "disk_usage", disk_usage)
+
+
+def test_low_disk_deletes_sent_images_oldest_first_and_no_more_than_needed(
+    catalog: Catalog, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = ("uploaded", "pending", "skipped", "unknown", "rejected", "uploaded", "uploaded")
+    saved = [save(catalog, clock.ago(5 - n / 10), state=s) for n, s in enumerate(states)]
+    size = len(JPEG)
+    small_disk(catalog, monkeypatch, 8 * size)  # one picture's room is free
+    cleanup = service(catalog, min_free_bytes=3 * size)
+    assert cleanup.make_room() == 2
+    assert left(catalog) == [i.filename for n, i in enumerate(saved) if n not in (0, 2)]
+    assert not cleanup.nothing_left_to_delete
+    assert cleanup.make_room() == 0
+
+
+def test_low_disk_never_deletes_pending_ones(
+    catalog: Catalog, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = ("pending", "rejected", "uploaded", "unknown")
+    for n, state in enumerate(states):
+        save(catalog, clock.ago(1 + n), state=state)
+    small_disk(catalog, monkeypatch, 4 * len(JPEG))
+    cleanup = service(catalog, min_free_bytes=4 * len(JPEG))
+    assert cleanup.make_room() == 1
+    assert cleanup.nothing_left_to_delete
+    by_state = catalog.totals().by_state
+    assert (by_state["pending"], by_state["rejected"], by_state["unknown"]) == (1, 1, 1)
+    small_disk(catalog, monkeypatch, 100 * len(JPEG))
+    cleanup.make_room()
+    assert not cleanup.nothing_left_to_delete
+
+
+def test_a_full_disk_is_relieved_before_anything_is_written(
+    catalog: Catalog, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(catalog, clock.ago(1), state="uploaded")
+    small_disk(catalog, monkeypatch, len(JPEG))
+    real_record = catalog.record_unrecorded
+
+    def record_unrecorded() -> None:
+        if catalog.folder.disk_usage()[0] == 0:
+            raise StorageError("the disk is full", full=True)
+        real_record()
+
+    monkeypatch.setattr(catalog, "record_unrecorded", record_unrecorded)
+    cleanup = service(catalog, min_free_bytes=1)
+    assert cleanup.step() == 60.0
+    assert left(catalog) == []
+
+
+def test_retention_runs_when_its_time_has_come(
+    catalog: Catalog, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cleanup = service(catalog)
+    save(catalog, clock.ago(20), state="uploaded")
+    cleanup.step()
+    assert len(left(catalog)) == 1
+    cleanup._next_run_s = 0.0
+    cleanup.step()
+    assert left(catalog) == []
+    save(catalog, clock.ago(20), state="uploaded")
+    cleanup.step()
+    assert len(left(catalog)) == 1
