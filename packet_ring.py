@@ -94,7 +94,7 @@ class PacketRing:
         """Add one packet as it came."""
         last = self._last_position_s
         # A session's second picture carries the position of its first.
-        is_second = self._skip == _SKIPPED_PACKETS - 1 and key != self._last_key
+        is_second = self._skip == _SKIPPED_PACKETS and key != self._last_key
         if last is not None and abs(position_s - last) < _SAME_PICTURE_S and not is_second:
             self._merge(position_s, arrival_s, packet)
             return

@@ -7,7 +7,7 @@ a capture decodes a single GOP's beginning, up to the picture it wants.
 from __future__ import annotations
 
 import logging
-import os
+import math
 import random
 import threading
 import time
@@ -16,11 +16,19 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import cv2
-import numpy as np
-import numpy.typing as npt
 
 from config import CameraConfig, CaptureConfig
 from diagnosis import Diagnosis, diagnose
+from frame_decoder import (
+    Bgr,
+    EarlyDecode,
+    EncodeError,
+    decode,
+    decode_jpeg,
+    encode_jpeg,
+    set_up_opencv,
+    thumbnail,
+)
 from packet_ring import Choice, PacketRing
 from worker import Worker
 
@@ -40,6 +48,7 @@ _BACKOFF_START_S: Final = 0.5
 _BACKOFF_CAP_S: Final = 2.0
 _REFUSED_BACKOFF_S: Final = 60.0  # cameras lock an account after a few wrong passwords
 _LIVE_WAIT_S: Final = 1.0
+_EARLY_WAIT_S: Final = 0.3  # a camera that hesitates longer must not keep others from decoding
 _LONGEST_GOP_S: Final = 4.0
 _CODECS: Final = {
     **dict.fromkeys(("h264", "avc1"), "h264"),
@@ -52,7 +61,6 @@ _SILENT: Final = Diagnosis(
     "answers but sends no picture",
     "Restart the camera; check that its stream is enabled and its network is not overloaded.",
 )
-THUMBNAIL_WIDTH: Final = 320
 
 
 class StreamError(Exception):
@@ -102,6 +110,16 @@ class _Held:
     codec: str
     extradata: bytes
 
+    @property
+    def packets(self) -> tuple[bytes, ...]:
+        """What the decoder is fed with."""
+        return (self.extradata, *self.choice.packets)
+
+    @property
+    def frames(self) -> int:
+        """The wanted picture is this frame of those that come out, counted from 1."""
+        return self.choice.frame_index + 1
+
 
 class Pin:
     """A moment somebody wants the picture of, kept from the ring's forgetting."""
@@ -142,7 +160,7 @@ class CameraStream(Worker):
         self._hint: str | None = None
         self._size: tuple[int, int] | None = None
         self._patient = True
-        _set_up_opencv(capture.rtsp_transport)
+        set_up_opencv(capture.rtsp_transport)
 
     # The reader thread.
 
@@ -278,18 +296,19 @@ class CameraStream(Worker):
         Raises:
             StreamError: there is no picture near that moment.
         """
-        with self._changed:
-            while pin.held is None:
-                now_s = time.monotonic()
-                live = self._live()
-                patience_s = _LIVE_WAIT_S if live else self._settings.timeout_s
-                wait_s = pin.wanted_s + min(patience_s, self._settings.timeout_s) - now_s
-                if wait_s <= 0 or self.stopping or not (live or self._patient):
-                    self._pins.remove(pin)
-                    pin.held = self._best_late(pin)
-                else:
-                    self._changed.wait(min(wait_s, 0.1))
-        return self._frame(pin.held, pin.wanted_s)
+        bgr = None
+        early = self._begin_early(pin)
+        if early is not None:
+            try:
+                self._settle(pin, _EARLY_WAIT_S)
+            finally:
+                held = pin.held
+                bgr = early.finish(held.packets, held.frames) if held else early.abandon()
+                self._decode_slots.release()
+                self._decoding.release()
+        self._settle(pin, math.inf)
+        assert pin.held is not None  # noqa: S101 - nothing else ends an endless wait
+        return self._frame(pin.held, bgr, pin.wanted_s)
 
     def give_up_waiting(self) -> None:
         """Let nobody wait any more for a camera that sends nothing."""
@@ -324,6 +343,38 @@ class CameraStream(Worker):
                 b_frames=ring is not None and ring.has_b_frames,
             )
 
+    def _begin_early(self, pin: Pin) -> EarlyDecode | None:
+        """Decode what is there while the pinned picture is still to come, if nothing waits."""
+        with self._changed:
+            held = pin.fallback
+            if pin.held is not None or held is None or held.codec == "mjpeg":
+                return None
+            if not self._live() or (self._ring is not None and self._ring.has_b_frames):
+                return None
+        if not self._decoding.acquire(blocking=False):
+            return None
+        if not self._decode_slots.acquire(blocking=False):
+            self._decoding.release()
+            return None
+        return EarlyDecode(held.packets, held.frames)
+
+    def _settle(self, pin: Pin, wait_at_most_s: float) -> None:
+        """Wait until the pin holds its picture, or the best one when its own does not come."""
+        give_up_s = time.monotonic() + wait_at_most_s
+        with self._changed:
+            while pin.held is None:
+                live = self._live()
+                patience_s = _LIVE_WAIT_S if live else self._settings.timeout_s
+                now_s = time.monotonic()
+                wait_s = pin.wanted_s + min(patience_s, self._settings.timeout_s) - now_s
+                if wait_s <= 0 or self.stopping or not (live or self._patient):
+                    self._pins.remove(pin)
+                    pin.held = self._best_late(pin)
+                elif now_s >= give_up_s:
+                    return
+                else:
+                    self._changed.wait(min(wait_s, give_up_s - now_s, 0.1))
+
     def _live(self) -> bool:
         with self._changed:
             has_pictures = self._ring is not None and self._ring.has_pictures
@@ -349,89 +400,40 @@ class CameraStream(Worker):
             raise StreamError(reason, self._hint or _SILENT.hint)
         return best
 
-    def _frame(self, held: _Held, wanted_s: float) -> Frame:
-        choice = held.choice
-        with self._decoding, self._decode_slots:
-            if held.codec == "mjpeg":
-                jpeg = b"".join(choice.packets)
-                bgr = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
-                complete = bgr is not None
-            else:
-                bgr, complete = _decode(held)
-                jpeg = b"" if bgr is None else _encode(bgr, self._settings.jpeg_quality)
-            if bgr is None:
-                raise StreamError("the picture could not be decoded", _CODEC_HINT)
-            height, width = bgr.shape[:2]
-            small = (THUMBNAIL_WIDTH, max(1, round(THUMBNAIL_WIDTH * height / width)))
-            thumbnail = _encode(cv2.resize(bgr, small, interpolation=cv2.INTER_AREA), 80)
+    def _frame(self, held: _Held, bgr: Bgr | None, wanted_s: float) -> Frame:
+        """Make a frame of what is held, whose picture `bgr` may be decoded already."""
+        complete = True
+        try:
+            with self._decoding, self._decode_slots:
+                if held.codec == "mjpeg":
+                    jpeg = b"".join(held.packets)
+                    bgr = decode_jpeg(jpeg)
+                elif bgr is None:
+                    bgr, complete = decode(held.packets, held.frames)
+                if bgr is None:
+                    raise StreamError("the picture could not be decoded", _CODEC_HINT)
+                if held.codec != "mjpeg":
+                    jpeg = encode_jpeg(bgr, self._settings.jpeg_quality)
+                small = thumbnail(bgr)
+        except EncodeError as error:
+            raise StreamError(str(error)) from error
+        height, width = bgr.shape[:2]
         with self._changed:
             self._size = (width, height)
-        late = abs(choice.shot_s - wanted_s) * 1000 > self._settings.max_offset_ms
+        choice = held.choice
         flags = {
-            "stale": late,
+            "stale": abs(choice.shot_s - wanted_s) * 1000 > self._settings.max_offset_ms,
             "timing_unsure": choice.timing_unsure,
             "damaged": choice.damaged or not complete,
         }
         return Frame(
             jpeg=jpeg,
-            thumbnail=thumbnail,
+            thumbnail=small,
             width=width,
             height=height,
             shot_s=choice.shot_s - self._latency_s,
             flags=tuple(name for name, raised in flags.items() if raised),
         )
-
-
-def _set_up_opencv(transport: str) -> None:
-    """Set what OpenCV and its FFmpeg read from the environment, for the whole process.
-
-    The options reach the decoding of a GOP too, so they hold only what is harmless there.
-    """
-    options = f"rtsp_transport;{transport}|analyzeduration;0|probesize;5000"
-    os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = options
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    cv2.setNumThreads(1)
-
-
-def _decode(held: _Held) -> tuple[npt.NDArray[np.uint8] | None, bool]:
-    """Decode one frame of a GOP; return it as bgr uint8 (H, W, 3) and whether all frames came.
-
-    A memory file is what every OpenCV from 4.6 on can read a bare H.264 or H.265 stream from.
-    """
-    descriptor = os.memfd_create("gop")
-    try:
-        with os.fdopen(descriptor, "wb", closefd=False) as file:
-            file.writelines((held.extradata, *held.choice.packets))
-        wanted = held.choice.frame_index + 1
-        came, bgr = _grab(descriptor, wanted)
-        if bgr is None and came:
-            came, bgr = _grab(descriptor, came)
-        return bgr, came == wanted
-    finally:
-        os.close(descriptor)
-
-
-def _grab(descriptor: int, count: int) -> tuple[int, npt.NDArray[np.uint8] | None]:
-    """Grab up to `count` frames; return how many came and, if all did, the last one."""
-    decoder = cv2.VideoCapture(f"/proc/self/fd/{descriptor}", cv2.CAP_FFMPEG)
-    try:
-        came = 0
-        while came < count and decoder.grab():
-            came += 1
-        if came < count:
-            return came, None
-        found, bgr = decoder.retrieve()
-        return came, bgr if found else None
-    finally:
-        decoder.release()
-
-
-def _encode(bgr: npt.NDArray[np.uint8], quality: int) -> bytes:
-    done, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not done:
-        raise StreamError("the picture could not be encoded as JPEG")
-    return bytes(jpeg.tobytes())
 
 
 def _fourcc(session: Any) -> str:

@@ -365,6 +365,17 @@ def test_slices_of_a_slow_camera_are_no_jump() -> None:
     assert not choice.timing_unsure
 
 
+def test_a_second_picture_at_the_position_of_the_first_is_a_picture_of_its_own() -> None:
+    packets = [
+        replace(p, position_s=max(0.0, p.position_s - PERIOD_S), key=n == 0)
+        for n, p in enumerate(stream(60))
+    ]
+    choice = nearest(filled(packets), packets[50].shot_s)
+    assert numbers(choice) == list(range(51))
+    assert choice.frame_index == 50
+    assert choice.shot_s == pytest.approx(packets[50].shot_s)
+
+
 def test_two_key_slices_start_one_gop_only() -> None:
     packets = sliced(60, "h264")
     ring = filled(packets)

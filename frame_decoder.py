@@ -1,0 +1,169 @@
+"""From undecoded packets to a JPEG: one GOP's beginning is decoded, up to the wanted picture.
+
+Used by `rtsp_stream` alone; the two are the only modules that know OpenCV.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Bgr = npt.NDArray[np.uint8]
+"""A picture as OpenCV holds it: uint8, (height, width, 3), blue first."""
+
+_THUMBNAIL_WIDTH: Final = 320
+_THUMBNAIL_QUALITY: Final = 80
+_PIPE_BYTES: Final = 1_000_000
+_F_SETPIPE_SZ: Final = getattr(fcntl, "F_SETPIPE_SZ", 1031)
+
+
+class EncodeError(Exception):
+    """A picture can't be made a JPEG."""
+
+
+def set_up_opencv(transport: str) -> None:
+    """Set what OpenCV and its FFmpeg read from the environment, for the whole process.
+
+    The options reach the decoding of a GOP too, so they hold only what is harmless there.
+    """
+    options = f"rtsp_transport;{transport}|analyzeduration;0|probesize;5000"
+    os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = options
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    cv2.setNumThreads(1)
+
+
+def decode(packets: Sequence[bytes], frames: int) -> tuple[Bgr | None, bool]:
+    """Decode `packets` and return frame number `frames`, and whether that many came.
+
+    When fewer come, the last of them is returned. A memory file is what every OpenCV from 4.6 on
+    reads a bare H.264 or H.265 stream from.
+    """
+    descriptor = os.memfd_create("gop")
+    try:
+        with os.fdopen(descriptor, "wb", closefd=False) as file:
+            file.writelines(packets)
+        came, bgr = _grab(descriptor, frames)
+        if bgr is None and came:
+            _, bgr = _grab(descriptor, came)
+        return bgr, came == frames
+    finally:
+        os.close(descriptor)
+
+
+def _grab(descriptor: int, frames: int) -> tuple[int, Bgr | None]:
+    """Grab up to `frames` frames; return how many came and, if all did, the last one."""
+    decoder = cv2.VideoCapture(f"/proc/self/fd/{descriptor}", cv2.CAP_FFMPEG)
+    try:
+        came = 0
+        while came < frames and decoder.grab():
+            came += 1
+        if came < frames:
+            return came, None
+        found, bgr = decoder.retrieve()
+        return came, np.asarray(bgr, np.uint8) if found else None
+    finally:
+        decoder.release()
+
+
+class EarlyDecode:
+    """Decode what is there of a GOP while the wanted picture's packets are still to come.
+
+    `packets` hold `frames` frames; the wanted one is the last of them or a later one. A pipe, unlike
+    a file, makes the decoder wait for more.
+    """
+
+    def __init__(self, packets: Sequence[bytes], frames: int) -> None:
+        self._fed: tuple[bytes, ...] = ()
+        self._before_wanted = frames - 1
+        self._wanted: int | None = None
+        self._decided = threading.Event()
+        self._bgr: Bgr | None = None
+        reading, self._writing = os.pipe2(os.O_CLOEXEC)
+        with suppress(OSError):
+            fcntl.fcntl(self._writing, _F_SETPIPE_SZ, _PIPE_BYTES)
+        self._thread = threading.Thread(
+            target=self._run, args=(reading,), name="early-decode", daemon=True
+        )
+        self._thread.start()
+        self._feed(packets)
+
+    def finish(self, packets: Sequence[bytes], frames: int) -> Bgr | None:
+        """Return frame number `frames` of `packets`, which begin with those given before.
+
+        `None`: it did not come, or the packets are others.
+        """
+        same = all(fed is packet for fed, packet in zip(self._fed, packets, strict=False))
+        if same and len(packets) >= len(self._fed) and frames > self._before_wanted:
+            self._wanted = frames
+            self._feed(packets[len(self._fed) :])
+        self._end()
+        return self._bgr
+
+    def abandon(self) -> None:
+        """Decode no more."""
+        self._end()
+
+    def _feed(self, packets: Sequence[bytes]) -> None:
+        with suppress(BrokenPipeError):  # the decoder has given up
+            for packet in packets:
+                rest = memoryview(packet)
+                while rest:
+                    rest = rest[os.write(self._writing, rest) :]
+        self._fed += tuple(packets)
+
+    def _end(self) -> None:
+        self._decided.set()
+        os.close(self._writing)
+        self._thread.join()
+
+    def _run(self, reading: int) -> None:
+        try:
+            decoder = cv2.VideoCapture(f"/proc/self/fd/{reading}", cv2.CAP_FFMPEG)
+        finally:
+            os.close(reading)
+        try:
+            came = 0
+            while came < self._before_wanted and not self._is_abandoned() and decoder.grab():
+                came += 1
+            self._decided.wait()
+            while came < (self._wanted or 0) and decoder.grab():
+                came += 1
+            if came == self._wanted:
+                found, bgr = decoder.retrieve()
+                self._bgr = np.asarray(bgr, np.uint8) if found else None
+        finally:
+            decoder.release()
+
+    def _is_abandoned(self) -> bool:
+        return self._decided.is_set() and self._wanted is None
+
+
+def decode_jpeg(jpeg: bytes) -> Bgr | None:
+    """Return the picture of a JPEG, `None` when it is none."""
+    bgr = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    return None if bgr is None else np.asarray(bgr, np.uint8)
+
+
+def encode_jpeg(bgr: Bgr, quality: int) -> bytes:
+    """Return a picture as JPEG. Raises `EncodeError`."""
+    done, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not done:
+        raise EncodeError("the picture could not be encoded as JPEG")
+    return bytes(jpeg.tobytes())
+
+
+def thumbnail(bgr: Bgr) -> bytes:
+    """Return a small JPEG, 320 pixels wide. Raises `EncodeError`."""
+    height, width = bgr.shape[:2]
+    size = (_THUMBNAIL_WIDTH, max(1, round(_THUMBNAIL_WIDTH * height / width)))
+    small = cv2.resize(bgr, size, interpolation=cv2.INTER_AREA)
+    return encode_jpeg(np.asarray(small, np.uint8), _THUMBNAIL_QUALITY)
