@@ -43,7 +43,7 @@ _LOG_BYTES: Final = 10_000_000
 _LOG_FILES: Final = 5
 _CAPTURE_STOP_S: Final = 4.0
 _STOP_S: Final = 5.0
-_DECODES_AT_ONCE: Final = 2
+_DECODES_AT_ONCE: Final = 1
 _CAPTURE_RESULT_MARGIN_S: Final = 30.0
 
 

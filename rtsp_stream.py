@@ -302,8 +302,10 @@ class CameraStream(Worker):
             try:
                 self._settle(pin, _EARLY_WAIT_S)
             finally:
-                held = pin.held
-                bgr = early.finish(held.packets, held.frames) if held else early.abandon()
+                if pin.held is not None:
+                    bgr = early.finish(pin.held.packets, pin.held.frames)
+                else:
+                    early.abandon()
                 self._decode_slots.release()
                 self._decoding.release()
         self._settle(pin, math.inf)

@@ -1,7 +1,7 @@
 """Edges to durable, uploaded pictures of the right moment, beside opening the stream per edge.
 
-Three GStreamer cameras (1080p25 H.264, I-frame every 2 s, encoded beforehand), the daemon as its own
-process, random edges. Prints a table; exits 1 when a gate is missed.
+Three GStreamer cameras (1080p25 H.264, I-frame every 2 s, encoded beforehand), the daemon as its
+own process, random edges. Prints a table; exits 1 when a gate is missed.
 Run: make bench-edges
 """
 
@@ -33,6 +33,7 @@ from tests.rigs.rtsp import RtspServer
 PINS = {"r1": 18, "r2": 19, "r3": 20}
 KIND = "h264-1080p25-gop50"
 IDLE_S = 15.0
+PAUSE_S = (0.6, 5.0)  # between two edges of one camera
 SAVED = re.compile(r"camera \S+ saved (\S+): .* durable after (\d+) ms")
 
 
@@ -74,7 +75,7 @@ def pull_at_random(daemon: DaemonProcess, edges_each: int, seed: int) -> list[Ed
         pause = threading.Event()
         edges = []
         for _ in range(edges_each):
-            pause.wait(chance.uniform(0.6, 2.6))
+            pause.wait(chance.uniform(*PAUSE_S))
             edges.append(Edge(camera, daemon.pull(PINS[camera])))
             pause.wait(0.15)
             daemon.let_go(PINS[camera])
@@ -84,27 +85,41 @@ def pull_at_random(daemon: DaemonProcess, edges_each: int, seed: int) -> list[Ed
         return [edge for edges in pool.map(one, PINS) for edge in edges]
 
 
-def open_per_edge(url: str, edges: int, folder: Path) -> list[float]:
-    """Return the seconds from edge to durable file of the design that opens at the trigger."""
+def open_per_edge(server: RtspServer, edges_each: int, seed: int, folder: Path) -> list[float]:
+    """Return the seconds from edge to durable file of the design that opens at the trigger.
+
+    Same cameras, same random times.
+    """
     os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "rtsp_transport;tcp"
-    chance = random.Random(7)
-    pause = threading.Event()
-    durations = []
-    for n in range(edges):
-        pause.wait(chance.uniform(0.1, 1.0))
-        started_s = time.monotonic()
-        capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG)
-        found, bgr = capture.read()
-        capture.release()
-        if not found:
-            raise RuntimeError("the cold design got no picture")
-        done, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 92])
-        with (folder / f"cold_{n}.jpg").open("wb") as file:
-            file.write(jpeg.tobytes() if done else b"")
-            file.flush()
-            os.fsync(file.fileno())
-        durations.append(time.monotonic() - started_s)
-    return durations
+    os.environ["OPENCV_FFMPEG_IS_THREAD_SAFE"] = "1"  # else the cameras would wait for each other
+
+    def one(camera: str) -> list[float]:
+        chance = random.Random(f"{seed} {camera}")
+        pause = threading.Event()
+        url = server.url(f"/{camera}")
+        durations = []
+        for n in range(edges_each):
+            pause.wait(chance.uniform(*PAUSE_S))
+            durations.append(_open_once(url, folder / f"cold_{camera}_{n}.jpg"))
+        return durations
+
+    with ThreadPoolExecutor(len(PINS)) as pool:
+        return [duration_s for durations in pool.map(one, PINS) for duration_s in durations]
+
+
+def _open_once(url: str, path: Path) -> float:
+    started_s = time.monotonic()
+    capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG)
+    found, bgr = capture.read()
+    capture.release()
+    if not found:
+        raise RuntimeError("the cold design got no picture")
+    done, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 92])
+    with path.open("wb") as file:
+        file.write(jpeg.tobytes() if done else b"")
+        file.flush()
+        os.fsync(file.fileno())
+    return time.monotonic() - started_s
 
 
 def offsets_ms(
@@ -179,7 +194,7 @@ def run(edges_each: int, seed: int, say: Callable[[str], None]) -> list[Gate]:
             memory_after = rss_mb(daemon.pid)
             daemon.stop()
         say("opening the stream per edge ...")
-        cold = open_per_edge(server.url("/r1"), total, Path(folder))
+        cold = open_per_edge(server, edges_each, seed, Path(folder))
         uploads = [upload.filename for upload in receiver.accepted]
         absolute = [abs(offset) for offset in offsets]
         warm_p95, cold_p95 = percentile(warm, 0.95), percentile(cold, 0.95)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -206,3 +207,19 @@ def test_a_killed_camera_is_down_at_once_and_recovers() -> None:
         assert "stale" in frame.flags
         assert frame.shot_s > edge_s
         settle(stream)
+
+
+def test_a_camera_that_hangs_while_it_is_opened_holds_up_no_other() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        RtspServer({"/cam": clip("h264-720p25-gop25")}) as server,
+        stream_of(server.url("/cam")) as stream,
+    ):
+        settle(stream)
+        port = silent.getsockname()[1]
+        with stream_of(f"rtsp://127.0.0.1:{port}/x") as hanging:
+            connection, _ = silent.accept()
+            with connection:
+                frame = stream.take(stream.pin(time.monotonic()))
+                assert number_of(frame) is not None
+                assert hanging.status().state == "connecting", "the capture waited for it"
