@@ -95,6 +95,11 @@ def _cameras(now: Situation) -> list[Alert]:
         elif status.state == "stalled":
             text = f"{name} sends no picture: {status.error}"
             found.append(Alert("camera_stalled", "error", text, status.hint or ""))
+        elif status.state == "connecting" and now.uptime_s >= _START_S:
+            text = f"{name} has sent no picture yet"
+            found.append(
+                Alert("camera_down", "error", text, "Check its power, network cable and address.")
+            )
         elif status.gop_too_long:
             interval = f"{status.gop_s:.0f} s" if status.gop_s else "far too long"
             text = f"{name} has an I-frame interval of {interval}"

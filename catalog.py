@@ -263,7 +263,7 @@ class Catalog:
     def mark_waiting(
         self, image_id: int, error: str, next_attempt_at: datetime | None, wait_for: str
     ) -> None:
-        """Note a failed attempt; `wait_for` is connection, server or retry_after."""
+        """Note a failed attempt; `wait_for` is connection, silent, server or retry_after."""
         self._update(
             image_id,
             "attempts = attempts + 1, last_error = ?, next_attempt_us = ?, wait_for = ?",
@@ -279,6 +279,15 @@ class Catalog:
     def mark_missing(self, image_id: int) -> None:
         """Note that the row's file has gone."""
         self._update(image_id, "state = 'missing', last_error = 'the file has gone'", ())
+
+    def mark_found(self, image_id: int) -> None:
+        """Note that a missing file is back: sent, never to be sent, or still to be sent."""
+        self._update(
+            image_id,
+            "last_error = NULL, state = CASE WHEN uploaded_us IS NOT NULL THEN 'uploaded'"
+            " WHEN source = 'test' THEN 'skipped' ELSE 'pending' END",
+            (),
+        )
 
     def note_sha256(self, image_id: int, jpeg: bytes) -> str:
         """Complete the row of an adopted file, whose content was never read before."""

@@ -73,11 +73,11 @@ class CleanupService(Worker):
         self.make_room()  # first: on a full disk everything else fails
         self._catalog.record_unrecorded()
         if time.monotonic() >= self._next_run_s:
-            self._next_run_s = time.monotonic() + self._interval_s
             try:
                 self.run()
             except AlreadyRunningError:
                 _log.info("cleanup skipped: one is under way")
+            self._next_run_s = time.monotonic() + self._interval_s
         return _DISK_CHECK_S
 
     def run(self) -> CleanupReport:

@@ -264,7 +264,12 @@ def _camera(
     enabled = read.flag(f"{prefix}_ENABLED", True)
     user = read.text(f"{prefix}_USERNAME", username, shown="CAMERA_USERNAME")
     word = read.secret(f"{prefix}_PASSWORD", password, shown="CAMERA_PASSWORD")
-    host = read.text(f"{prefix}_IP", ip)
+    host = read.text(
+        f"{prefix}_IP",
+        ip,
+        pattern=r"([A-Za-z0-9._-]+(:\d{1,5})?)?",
+        allowed=f"a host name or IPv4 address; for others set {prefix}_RTSP",
+    )
     url = read.url(f"{prefix}_RTSP", "", ("rtsp", "rtsps"), shown="from the address below")
     if not url and host:
         login = f"{quote(user, safe='')}:{quote(word, safe='')}@" if user else ""

@@ -41,8 +41,9 @@ EXIT_CONFIG: Final = 78
 
 _LOG_BYTES: Final = 10_000_000
 _LOG_FILES: Final = 5
-_CAPTURE_STOP_S: Final = 4.0
-_STOP_S: Final = 5.0
+_GPIO_STOP_S: Final = 1.0
+_CAPTURE_STOP_S: Final = 3.5
+_STOP_S: Final = 4.5
 _DECODES_AT_ONCE: Final = 1
 _CAPTURE_RESULT_MARGIN_S: Final = 30.0
 
@@ -162,7 +163,8 @@ class Daemon:
         for stream in self._streams.values():
             stream.give_up_waiting()
         accepting = (self._gpio, *self._capture.workers.values())
-        survivors = stop_all(accepting, _CAPTURE_STOP_S)
+        survivors = stop_all([self._gpio], _GPIO_STOP_S)
+        survivors += stop_all(self._capture.workers.values(), _CAPTURE_STOP_S)
         rest = [worker for worker in self._workers() if worker not in accepting]
         survivors += stop_all(rest, _STOP_S)
         if not survivors:

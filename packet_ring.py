@@ -20,8 +20,9 @@ _REORDER_S: Final = 0.5  # B-frames step back by a few frames, never by more
 _JUMP_S: Final = 0.2  # a position that far ahead of its arrival means a new time base
 _FLUSH_S: Final = 1.5
 _GAP_PERIODS: Final = 1.6
-_IRREGULAR_SHARE: Final = 0.05
+_IRREGULAR_SHARE: Final = 0.2  # more wide gaps: the frame rate varies, nothing is lost
 _RECENT: Final = 50
+_BACK_STEPS: Final = 3  # so many among the recent pictures are B-frames, no accident
 _SAME_PICTURE_S: Final = 1e-6
 _H264_PARAMETER_SETS: Final = frozenset({7, 8, 9})
 _H265_PARAMETER_SETS: Final = frozenset({32, 33, 34, 35})
@@ -67,7 +68,8 @@ class PacketRing:
         self._keep_s = keep_s
         self._max_bytes = max_bytes
         self._b_frames = False
-        self._back_steps = 0
+        self._back_steps: deque[int] = deque(maxlen=_BACK_STEPS)
+        self._pictures_seen = 0
         self._merged = False
         self.gop_s: float | None = None
         """Duration of the last complete GOP."""
@@ -99,6 +101,7 @@ class PacketRing:
             self._merge(position_s, arrival_s, packet)
             return
         self._last_key = key
+        self._pictures_seen += 1
         if self._breaks_time_base(position_s, arrival_s):
             self.clear()
         self._note_timing(position_s, arrival_s)
@@ -234,8 +237,9 @@ class PacketRing:
         if step_s >= 0:
             return False
         if step_s > -_REORDER_S and not self._b_frames:
-            self._back_steps += 1
-            self._b_frames = self._back_steps >= 3
+            self._back_steps.append(self._pictures_seen)
+            recent = self._pictures_seen - self._back_steps[0] < _RECENT
+            self._b_frames = len(self._back_steps) == _BACK_STEPS and recent
         return step_s <= -_REORDER_S or not self._b_frames
 
     def _note_timing(self, position_s: float, arrival_s: float) -> None:

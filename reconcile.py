@@ -80,12 +80,15 @@ class Reconciler(Worker):
         self._on_done()
 
     def _note_missing(self) -> int:
-        """Mark the rows whose file has gone."""
+        """Mark the rows whose file has gone, or is back."""
         missing = 0
         last_id = -1
         while rows := self._catalog.filenames(last_id, _CHUNK):
             for image_id, filename, state in rows:
-                if state == "missing" or (self._catalog.folder.path / filename).exists():
+                exists = (self._catalog.folder.path / filename).exists()
+                if exists and state == "missing":
+                    self._catalog.mark_found(image_id)
+                if exists or state == "missing":
                     continue
                 self._catalog.mark_missing(image_id)
                 missing += 1

@@ -30,6 +30,7 @@ class StatsSnapshot:
     captures_by_camera: dict[str, int]
     capture_latency_ms: Percentiles
     capture_offset_ms: Percentiles
+    """The median is signed, the 95th percentile of the distances."""
     uploaded: int
     failed_attempts: int
     uploaded_bytes: int
@@ -102,7 +103,10 @@ class Stats:
                 captures_failed=self._captures_failed,
                 captures_by_camera=dict(self._captures),
                 capture_latency_ms=_percentiles(self._latency_ms),
-                capture_offset_ms=_percentiles(self._offset_ms),
+                capture_offset_ms=Percentiles(
+                    p50=_percentiles(self._offset_ms).p50,
+                    p95=_percentiles([abs(offset) for offset in self._offset_ms]).p95,
+                ),
                 uploaded=self._uploaded,
                 failed_attempts=self._failed_attempts,
                 uploaded_bytes=self._uploaded_bytes,

@@ -37,14 +37,13 @@ class Line:
         """Note that the server can be reached."""
         with self._lock:
             before, self.online = self.online, True
+            self._returned |= before is not True
             if before is False:
-                self._returned = True
                 # 200 gates that come back together shall not call together
                 delay_s = random.uniform(0, _HERD_DELAY_S)  # noqa: S311
                 self._held_until_s = time.monotonic() + delay_s
         if before is not True:
             _log.info("online: the upload server can be reached")
-        if before is False:
             self._on_return()
 
     def note_unreachable(self, reason: str) -> None:

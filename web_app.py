@@ -6,7 +6,7 @@ import logging
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import datetime, time, timedelta
 from typing import Any, Final, Protocol
 from zoneinfo import ZoneInfo
 
@@ -309,7 +309,7 @@ def _image_filter(by_name: Mapping[str, CameraConfig], timezone: ZoneInfo) -> Im
     day_text = request.args.get("date")
     if day_text:
         try:
-            day = date.fromisoformat(day_text)
+            day = datetime.strptime(day_text, "%Y-%m-%d").date()  # noqa: DTZ007 - a day only
             since = datetime.combine(day, time(), timezone)
             until = datetime.combine(day + timedelta(days=1), time(), timezone)
         except (ValueError, OverflowError):

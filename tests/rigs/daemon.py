@@ -189,7 +189,7 @@ class DaemonProcess:
 
         def streaming() -> bool:
             cameras = self.get("/api/status")["cameras"]
-            return sum(camera["state"] == "streaming" for camera in cameras) >= n
+            return bool(sum(camera["state"] == "streaming" for camera in cameras) >= n)
 
         self.wait_until(f"{n} cameras streaming", streaming, timeout_s)
 

@@ -97,6 +97,7 @@ def with_upload(**changes: object) -> Situation:
             *("clock_unsynchronized", "warning", "not synchronised"),
         ),
         (replace(FINE, env_file_exposed=True), "env_permissions", "warning", ".env"),
+        (with_camera(CONNECTING), "camera_down", "error", "no picture yet"),
     ],
 )
 def test_each_rule_alone(now: Situation, code: str, level: str, words: str) -> None:
@@ -116,7 +117,7 @@ def test_each_rule_alone(now: Situation, code: str, level: str, words: str) -> N
         with_upload(enabled=False, online=False),
         replace(FINE, clock_synchronized=None),
         replace(FINE, pending=1000),
-        with_camera(CONNECTING),
+        replace(with_camera(CONNECTING), uptime_s=5),
         replace(FINE, cameras=[]),
     ],
 )

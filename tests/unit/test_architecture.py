@@ -12,7 +12,7 @@ SOURCES = {path.stem: path for path in sorted(ROOT.glob("*.py"))}
 SERVICES = {"capture_service", "uploader", "gpio_service", "cleanup_service", "web_app"}
 WEB_MAY_IMPORT = {"capture_service", "cleanup_service"}
 OWNERS = {
-    "cv2": {"rtsp_stream"},
+    "cv2": {"rtsp_stream", "frame_decoder"},
     "sqlite3": {"catalog", "database", "records"},
     "RPi": set[str](),
     "requests": {"upload_targets"},

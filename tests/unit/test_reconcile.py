@@ -138,6 +138,22 @@ def test_a_row_without_its_file_is_missing(
     assert f"{gone.filename} was pending and its file has gone" in caplog.text
 
 
+def test_a_missing_file_that_is_back_is_sent(
+    config: StorageConfig, reopen: Callable[[], Catalog]
+) -> None:
+    catalog = reopen()
+    image = save(catalog)
+    path = catalog.folder.path / image.filename
+    aside = path.with_suffix(".aside")
+    path.rename(aside)
+    run(catalog, config)
+    assert states(catalog) == {image.filename: "missing"}
+    aside.rename(path)
+    run(catalog, config)
+    assert states(catalog) == {image.filename: "pending"}
+
+
+
 @pytest.mark.parametrize(("enabled", "state"), [(True, "pending"), (False, "skipped")])
 def test_a_file_without_a_row_is_taken_in(
     config: StorageConfig, reopen: Callable[[], Catalog], enabled: bool, state: str
