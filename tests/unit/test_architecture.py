@@ -20,7 +20,7 @@ OWNERS = {
     "flask": {"web_app"},
     "dotenv": {"config", "security", "setup_password"},
 }
-LEAVES = ("config", "worker", "stats", "clock", "packet_ring", "diagnosis", "image_files")
+LEAVES = ("config", "worker", "stats", "clock", "packet_ring", "rtsp_auth", "image_files")
 MAY_NOT_KNOW = {
     "catalog": {"rtsp_stream", "gpio_service", "upload_targets", "upload_line", "uploader"},
     "rtsp_stream": {"catalog", "image_files", "records", "gpio_service", "uploader"},

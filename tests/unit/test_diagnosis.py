@@ -9,7 +9,8 @@ import socket
 import pytest
 
 import diagnosis
-from diagnosis import authorization, digest_answer, parse_challenges, video_codec
+from diagnosis import video_codec
+from rtsp_auth import authorization, digest_answer, parse_challenges
 
 SDP = "v=0\r\no=- 0 0 IN IP4 0.0.0.0\r\ns=cam\r\nt=0 0\r\n"
 RFC2617 = {

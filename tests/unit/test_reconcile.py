@@ -153,7 +153,6 @@ def test_a_missing_file_that_is_back_is_sent(
     assert states(catalog) == {image.filename: "pending"}
 
 
-
 @pytest.mark.parametrize(("enabled", "state"), [(True, "pending"), (False, "skipped")])
 def test_a_file_without_a_row_is_taken_in(
     config: StorageConfig, reopen: Callable[[], Catalog], enabled: bool, state: str

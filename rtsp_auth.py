@@ -1,0 +1,91 @@
+"""RTSP's Basic and Digest authentication, as RFC 2617 and RFC 7616 have it.
+
+Text is handled as Latin-1, so that the bytes of names and passwords reach the digest unchanged.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import secrets
+from typing import Final
+
+_WORD: Final = r"[\w!#$%&'*+.^`|~-]+"
+# Either `name=value` (quoted or not) or a bare word, which is the scheme of the next challenge.
+_CHALLENGE_ITEM: Final = re.compile(
+    rf'({_WORD})\s*=\s*(?:"((?:[^"\\]|\\.)*)"?|([^\s,"]*))|({_WORD})', re.ASCII
+)
+
+
+def parse_challenges(headers: list[str]) -> list[tuple[str, dict[str, str]]]:
+    """Split `WWW-Authenticate` headers into (lower-case scheme, parameters), in their order."""
+    challenges: list[tuple[str, dict[str, str]]] = []
+    for header in headers:
+        fresh = True
+        for item in _CHALLENGE_ITEM.finditer(header):
+            name, quoted, plain, scheme = item.groups()
+            if scheme:
+                challenges.append((scheme.lower(), {}))
+                fresh = False
+            elif not fresh:
+                value = plain if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
+                challenges[-1][1].setdefault(name.lower(), value)
+    return challenges
+
+
+def digest_answer(
+    params: dict[str, str], user: str, password: str, method: str, uri: str, cnonce: str
+) -> str | None:
+    """Compute the `Authorization` value for a Digest challenge (RFC 2617, RFC 7616).
+
+    `None` when the challenge asks for something else than MD5 or SHA-256 with qop auth or none.
+    """
+    algorithm = params.get("algorithm", "MD5").upper()
+    base = algorithm.removesuffix("-SESS")
+    offered = [word.strip().lower() for word in params.get("qop", "").split(",") if word.strip()]
+    if base not in ("MD5", "SHA-256") or "nonce" not in params:
+        return None
+    if offered and "auth" not in offered:
+        return None
+
+    def digest(*parts: str) -> str:
+        name = base.replace("-", "").lower()
+        text = ":".join(parts).encode("latin-1")
+        return hashlib.new(name, text, usedforsecurity=False).hexdigest()
+
+    realm, nonce = params.get("realm", ""), params["nonce"]
+    secret = digest(user, realm, password)
+    if algorithm != base:
+        secret = digest(secret, nonce, cnonce)
+    count = ("00000001", cnonce, "auth") if offered else ()
+    fields = {"username": user, "realm": realm, "nonce": nonce, "uri": uri}
+    fields["response"] = digest(secret, nonce, *count, digest(method, uri))
+    if "opaque" in params:
+        fields["opaque"] = params["opaque"]
+    if offered or algorithm != base:
+        fields["cnonce"] = cnonce
+    shown = [f'{name}="{_escaped(value)}"' for name, value in fields.items()]
+    if "algorithm" in params:
+        shown.append(f"algorithm={params['algorithm']}")
+    if offered:
+        shown.append("qop=auth, nc=00000001")
+    return "Digest " + ", ".join(shown)
+
+
+def authorization(
+    challenges: list[tuple[str, dict[str, str]]], user: str, password: str, uri: str
+) -> str | None:
+    """Answer the first Digest challenge that can be answered, else Basic, else `None`."""
+    for scheme, params in challenges:
+        if scheme == "digest":
+            cnonce = secrets.token_hex(8)
+            if answer := digest_answer(params, user, password, "DESCRIBE", uri, cnonce):
+                return answer
+    if any(scheme == "basic" for scheme, _ in challenges):
+        return "Basic " + base64.b64encode(f"{user}:{password}".encode("latin-1")).decode()
+    return None
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')
