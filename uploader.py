@@ -324,10 +324,11 @@ class RetryWorker(Worker):
         self._probes = probes
         self._failures_in_a_row = 0
         self._not_before_s = 0.0
+        self._hurried = False
 
     def hurry(self) -> None:
-        """End a rest, since somebody asked for it."""
-        self._not_before_s = 0.0
+        """End a rest, since somebody asked for it; also one that an attempt under way begins."""
+        self._hurried = True
         self.wake()
 
     def step(self) -> float:
@@ -340,6 +341,9 @@ class RetryWorker(Worker):
         if self._line.take_return():
             self._catalog.end_connection_waits()
             self._failures_in_a_row = 0
+            self._not_before_s = 0.0
+        if self._hurried:
+            self._hurried = False
             self._not_before_s = 0.0
         rest_s = self._not_before_s - time.monotonic()
         if rest_s > 0:
@@ -387,7 +391,7 @@ class RetryWorker(Worker):
     def _rest(self, seconds: float) -> float:
         """Send nothing for a while, woken or not."""
         self._not_before_s = time.monotonic() + seconds
-        return seconds
+        return 0.0 if self._hurried else seconds
 
 
 class ConnectivityMonitor(Worker):

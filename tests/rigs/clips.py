@@ -51,7 +51,7 @@ class ClipSpec:
     encoder: tuple[str, ...]
     bit_rate_kbit: int = 0  # 0: constant quality
     pixels: str = "yuv420p"
-    frames: int = 300
+    frames: int = 200
 
     @property
     def duration_s(self) -> float:
