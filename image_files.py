@@ -17,6 +17,8 @@ _NAME: Final = re.compile(
     r"(?P<camera>[a-z0-9-]{1,16})_(?P<epoch>\d{1,11})(?:_\d{1,6})?(?:_b\d{1,3})?\.jpg", re.ASCII
 )
 _TEMP_SUFFIX: Final = ".tmp"
+_HEADROOM_BYTES: Final = 4_000_000
+"""Kept free for the catalog: on a disk filled to the brim no upload could be noted any more."""
 _HINTS: Final = {
     errno.ENOSPC: "the disk is full: free some space or use a larger card",
     errno.EDQUOT: "the disk quota is used up: free some space",
@@ -95,6 +97,8 @@ class ImageFolder:
             if (self.path / name).exists() or taken(name):
                 continue
             try:
+                if self.disk_usage()[0] < len(jpeg) + _HEADROOM_BYTES:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 if self._write_claimed(name, jpeg):
                     return name
             except OSError as error:

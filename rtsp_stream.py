@@ -229,9 +229,10 @@ class CameraStream(Worker):
             key = self._session.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME) != 0
             self._receive(position_s, arrival_s, key or self._codec == "mjpeg", packet.tobytes())
         age_s = self._newest_age_s()
-        if not received and arrival_s - started_s < _READ_TIMEOUT_MS / 2000:
+        ended = not received and arrival_s - started_s < _READ_TIMEOUT_MS / 2000
+        if ended and age_s <= _STALLED_S:
             self._lose("the camera closed the connection", "Check its power and network cable.")
-        elif age_s > _REOPEN_S:
+        elif ended or age_s > _REOPEN_S:
             self._lose(f"no new picture for {age_s:.0f} s", _SILENT.hint)
         elif age_s > _STALLED_S:
             if self._state == "streaming":
@@ -358,7 +359,12 @@ class CameraStream(Worker):
         if not self._decode_slots.acquire(blocking=False):
             self._decoding.release()
             return None
-        return EarlyDecode(held.packets, held.frames)
+        try:
+            return EarlyDecode(held.packets, held.frames)
+        except BaseException:
+            self._decode_slots.release()
+            self._decoding.release()
+            raise
 
     def _settle(self, pin: Pin, wait_at_most_s: float) -> None:
         """Wait until the pin holds its picture, or the best one when its own does not come."""

@@ -281,3 +281,14 @@ def test_the_size_of_a_jpeg(jpeg: bytes, size: tuple[int, int] | None) -> None:
 def test_errors_without_a_hint_keep_the_systems_words() -> None:
     error = image_files.StorageError.of(OSError(errno.ELOOP, "Too many links"), "cannot look")
     assert str(error) == "cannot look: Too many links"
+
+
+def test_a_write_leaves_room_for_the_catalog(
+    folder: ImageFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder, "disk_usage", lambda: (4_000_003, 10_000_000))
+    with pytest.raises(StorageError, match="the disk is full") as caught:
+        folder.write("r1_1", b"four", lambda _: False)
+    assert caught.value.full
+    assert list(folder.path.iterdir()) == []
+    assert folder.write("r1_1", b"two", lambda _: False) == "r1_1.jpg"
