@@ -384,3 +384,61 @@ def test_cleanup_command_works_beside_the_daemon(tmp_path: Path) -> None:
         assert not old.exists()
         assert [i["filename"] for i in daemon.images_of()] == ["r1_1795000000.jpg"]
         assert daemon.stop() == 0, daemon.log()
+
+
+def test_a_stop_ends_in_time_while_camera_and_server_hang(tmp_path: Path, site: RtspServer) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=20) as silent,
+        Receiver() as receiver,
+        uploading_daemon(tmp_path, site, receiver, 1) as daemon,
+    ):
+        port = silent.getsockname()[1]
+        daemon.settings |= {
+            "CAMERA_2_ENABLED": "true",
+            "CAMERA_2_RTSP": f"rtsp://127.0.0.1:{port}/x",
+        }
+        receiver.answer(Answer(hang=True))
+        daemon.start()
+        daemon.wait_for_streams(1)
+        daemon.request("/api/capture/r1", method="POST")
+        receiver.wait_for_requests(1, 20)
+        daemon.pull(18)
+        daemon.pull(19)
+        daemon.wait_until(
+            "both edges", lambda: len(daemon.get("/api/events?state=capturing")["events"]) > 0
+        )
+        assert daemon.stop(timeout_s=10) == 0, daemon.log()
+        events = rows(daemon, "SELECT camera, state FROM events ORDER BY camera, id")
+        assert events == [("r1", "saved"), ("r1", "saved"), ("r2", "failed")]
+        receiver.answer(Answer())
+        daemon.start()
+        assert len({upload.filename for upload in receiver.wait_for(2, 30)}) == 2
+        assert daemon.stop() == 0, daemon.log()
+
+
+def test_a_burst_on_all_pins_gives_every_edge_its_own_picture(
+    tmp_path: Path, site: RtspServer
+) -> None:
+    settings = {**camera_settings(site, 1, 2, 3), "GPIO_ENABLED": "true"}
+    with DaemonProcess(tmp_path, settings) as daemon:
+        daemon.start()
+        daemon.wait_for_streams(3)
+        threading.Event().wait(1.5)
+        moments: dict[str, list[float]] = {name: [] for name in ("r1", "r2", "r3")}
+        for _ in range(6):
+            for name, pin in zip(moments, PINS.values(), strict=True):
+                moments[name].append(daemon.pull(pin))
+            threading.Event().wait(0.1)
+            for pin in PINS.values():
+                daemon.let_go(pin)
+            threading.Event().wait(0.3)  # hold-off and re-arming
+        daemon.wait_until("18 photos", lambda: len(daemon.images_of()) == 18)
+        for name, edges_s in moments.items():
+            of_camera = list(reversed(daemon.images_of(camera=name)))
+            for image, edge_s in zip(of_camera, edges_s, strict=True):
+                jpeg = np.frombuffer((daemon.images / image["filename"]).read_bytes(), np.uint8)
+                bgr = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
+                number = read_frame_number(np.asarray(bgr, np.uint8))
+                assert number is not None
+                assert abs(site.offset_of(f"/cam{name[1]}", number, edge_s)) < 0.07
+        assert daemon.stop() == 0, daemon.log()

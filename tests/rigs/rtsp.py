@@ -11,6 +11,7 @@ import contextlib
 import functools
 import os
 import select
+import shutil
 import subprocess
 import tempfile
 import time
@@ -36,7 +37,9 @@ class Shot(NamedTuple):
 
 @functools.cache
 def missing() -> str | None:
-    """Say why the server cannot run on this host, or None when it can."""
+    """Say why the server or its clips cannot be had on this host, or None when they can."""
+    if shutil.which("ffmpeg") is None:
+        return "install ffmpeg"
     check = (
         "import gi; gi.require_version('Gst', '1.0'); gi.require_version('GstRtspServer', '1.0')"
     )
