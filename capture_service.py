@@ -94,6 +94,7 @@ class CaptureService:
         *,
         uploads_enabled: bool,
         on_saved: Callable[[Image], None],
+        clock_synchronized: Callable[[], bool | None] = is_synchronized,
     ) -> None:
         self.workers = {
             camera.key: _CameraWorker(
@@ -103,6 +104,7 @@ class CaptureService:
                 stats,
                 uploads_enabled=uploads_enabled,
                 on_saved=on_saved,
+                clock_synchronized=clock_synchronized,
             )
             for camera in cameras
             if camera.enabled
@@ -146,6 +148,7 @@ class _CameraWorker(Worker):
         *,
         uploads_enabled: bool,
         on_saved: Callable[[Image], None],
+        clock_synchronized: Callable[[], bool | None] = is_synchronized,
     ) -> None:
         super().__init__(f"capture-{camera.name}")
         self._camera = camera
@@ -154,6 +157,7 @@ class _CameraWorker(Worker):
         self._stats = stats
         self._uploads_enabled = uploads_enabled
         self._on_saved = on_saved
+        self._clock_synchronized = clock_synchronized
         self._requests: queue.Queue[_Request] = queue.Queue(_QUEUE_SIZE)
         self._closed = False
 
@@ -245,7 +249,7 @@ class _CameraWorker(Worker):
         return CaptureOutcome(image, None, None, latency_ms)
 
     def _save(self, event_id: int, request: _Request, frame: Frame) -> Image:
-        clock_trusted = is_synchronized() is not False
+        clock_trusted = self._clock_synchronized() is not False
         is_upload = self._uploads_enabled and request.source != "test"
         return self._catalog.save(
             event_id,

@@ -8,17 +8,19 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from logging.handlers import RotatingFileHandler
+from pathlib import Path
 from typing import Final
 
 import commands
 from capture_service import CaptureOutcome, CaptureService
 from catalog import Catalog, LockedError
 from cleanup_service import CleanupService
+from clock import is_synchronized
 from config import Config, ConfigError, load
-from gpio_service import Edge, GpioService, load_rpi_gpio
+from gpio_service import Edge, GpioBackend, GpioService, load_rpi_gpio
 from image_files import StorageError
 from memory import limit_arenas
 from pending_file import PendingExporter
@@ -29,7 +31,8 @@ from status import SystemStatus
 from upload_targets import HttpTarget
 from uploader import UploadService
 from version import __version__
-from web_app import Actions, WebServer, create_app
+from web_app import Actions, create_app
+from web_server import WebServer
 from worker import Worker, stop_all
 
 _log = logging.getLogger("main")
@@ -51,8 +54,14 @@ _CAPTURE_RESULT_MARGIN_S: Final = 30.0
 class Daemon:
     """All services of the running system, joined by callables."""
 
-    def __init__(self, config: Config) -> None:
-        """Build everything and start nothing.
+    def __init__(
+        self,
+        config: Config,
+        *,
+        load_gpio: Callable[[], GpioBackend] | None = None,
+        clock_synchronized: Callable[[], bool | None] = is_synchronized,
+    ) -> None:
+        """Build everything and start nothing; a pretend site brings its own pins and clock.
 
         Raises:
             StorageError: the storage folder can't be used.
@@ -78,6 +87,7 @@ class Daemon:
             self._catalog,
             stats,
             uploads_enabled=config.upload.enabled,
+            clock_synchronized=clock_synchronized,
             on_saved=self._uploads.submit,
         )
         self._stats = stats
@@ -85,8 +95,9 @@ class Daemon:
         self._gpio = GpioService(
             config.gpio,
             on_edge=self._on_edge,
-            load=partial(load_rpi_gpio, config.storage.state_dir),
+            load=load_gpio or partial(load_rpi_gpio, config.storage.state_dir),
         )
+        self._clock_synchronized = clock_synchronized
         self._cleanup = CleanupService(
             config.cleanup,
             self._catalog,
@@ -113,6 +124,7 @@ class Daemon:
             uploads=self._uploads,
             cleanup=self._cleanup,
             workers=self._workers,
+            clock_synchronized=self._clock_synchronized,
         )
         app = create_app(
             cameras=self._config.cameras,
@@ -261,6 +273,21 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="send images again of which it is not known whether they were uploaded",
     )
+    command.add_argument(
+        "--demo",
+        action="store_true",
+        help="run on a pretend site: cameras, cars, pins and an upload server of its own",
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="keep what --demo stores there (default: nowhere)"
+    )
+    parser.add_argument(
+        "--demo-fault",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="begin --demo with this fault: offline, freeze-r2, jam-r1, ...; can be repeated",
+    )
     parser.add_argument(
         "--duration",
         type=float,
@@ -273,36 +300,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the daemon or a command and return the exit code."""
-    options = _parse(arguments)
     try:
-        config = load()
+        return _run(_parse(arguments))
     except ConfigError as error:
         for problem in error.problems:
             print(f"configuration: {problem}", file=sys.stderr)
         return EXIT_CONFIG
-    say = partial(print, flush=True)
-    try:
-        if options.check_config:
-            return commands.check_config(config, say)
-        is_daemon = not (
-            options.test_capture
-            or options.test_gpio
-            or options.cleanup_now
-            or options.requeue_unknown
-        )
-        set_up_logging(config, to_file=is_daemon)
-        if not is_daemon:
-            logging.getLogger().setLevel(logging.ERROR)
-        if options.test_capture:
-            return commands.test_capture(config, say)
-        if options.test_gpio:
-            load_backend = partial(load_rpi_gpio, config.storage.state_dir)
-            return commands.test_gpio(config, load_backend, options.duration, say)
-        if options.cleanup_now:
-            return commands.cleanup_now(config, say)
-        if options.requeue_unknown:
-            return commands.requeue_unknown(config, say)
-        return _run_daemon(config)
     except StorageError as error:
         _log.critical("%s", error)
         return EXIT_STORAGE
@@ -313,14 +316,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _run(options: argparse.Namespace) -> int:
+    if options.demo:
+        return _run_demo(options.data, options.demo_fault)
+    config = load()
+    say = partial(print, flush=True)
+    if options.check_config:
+        return commands.check_config(config, say)
+    is_daemon = not (
+        options.test_capture or options.test_gpio or options.cleanup_now or options.requeue_unknown
+    )
+    set_up_logging(config, to_file=is_daemon)
+    if not is_daemon:
+        logging.getLogger().setLevel(logging.ERROR)
+    if options.test_capture:
+        return commands.test_capture(config, say)
+    if options.test_gpio:
+        load_backend = partial(load_rpi_gpio, config.storage.state_dir)
+        return commands.test_gpio(config, load_backend, options.duration, say)
+    if options.cleanup_now:
+        return commands.cleanup_now(config, say)
+    if options.requeue_unknown:
+        return commands.requeue_unknown(config, say)
+    return _run_daemon(config)
+
+
 def _run_daemon(config: Config) -> int:
     for warning in config.warnings:
         _log.warning("%s", warning)
     limit_arenas()
-    daemon = Daemon(config)
+    return _run_until_signal(Daemon(config))
+
+
+def _run_until_signal(daemon: Daemon) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: daemon.stopped.set())
     return daemon.run()
+
+
+def _run_demo(data: Path | None, faults: Sequence[str]) -> int:
+    """Run the daemon on a pretend site, of which nothing is left unless `data` is given."""
+    from simulator import demo  # production does without it
+
+    with demo.open_site(data, faults) as (site, config):
+        set_up_logging(config, to_file=True)
+        limit_arenas()
+        daemon = Daemon(
+            config, load_gpio=lambda: site.pins, clock_synchronized=site.clock_synchronized
+        )
+        print(demo.welcome(site, config, data), flush=True)
+        return _run_until_signal(daemon)
 
 
 if __name__ == "__main__":

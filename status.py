@@ -37,6 +37,7 @@ class SystemStatus:
         uploads: UploadService,
         cleanup: CleanupService,
         workers: Callable[[], Sequence[Worker]],
+        clock_synchronized: Callable[[], bool | None] = is_synchronized,
     ) -> None:
         self._config = config
         self._catalog = catalog
@@ -46,6 +47,7 @@ class SystemStatus:
         self._uploads = uploads
         self._cleanup = cleanup
         self._workers = workers
+        self._clock_synchronized = clock_synchronized
         self._names = {camera.key: camera.name for camera in config.cameras}
         self._started_at = datetime.now(UTC)
         self._started_s = time.monotonic()
@@ -59,7 +61,7 @@ class SystemStatus:
         oldest = self._catalog.oldest_pending()
         newest = self._catalog.images(ImageFilter(), limit=1)
         storage = self._storage(totals.images, totals.bytes)
-        clock_synchronized = is_synchronized()
+        clock_synchronized = self._clock_synchronized()
         now = datetime.now(UTC)
         streams = {key: stream.status() for key, stream in self._streams.items()}
         situation = Situation(

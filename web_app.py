@@ -1,18 +1,15 @@
-"""The embedded web interface: JSON routes, the page, and the server they run on."""
+"""The embedded web interface: JSON routes and the page."""
 
 from __future__ import annotations
 
 import logging
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, time, timedelta
 from typing import Any, Final, Protocol
 from zoneinfo import ZoneInfo
 
-import waitress
 from flask import Flask, Response, jsonify, render_template, request, send_file, url_for
-from waitress import wasyncore
 from werkzeug.exceptions import HTTPException
 
 from capture_service import CaptureOutcome
@@ -21,14 +18,12 @@ from cleanup_service import AlreadyRunningError, CleanupReport
 from config import CameraConfig
 from image_files import StorageError
 from records import IMAGE_STATES, Event, Image, ImageFilter, iso
-from worker import Worker
 
 _log = logging.getLogger(__name__)
 
 _EVENT_STATES: Final = ("capturing", "saved", "failed")
 _MAX_PER_PAGE: Final = 200
 _PAGE_IMAGES: Final = 12
-_BIND_RETRY_S: Final = 5.0
 _CSP: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -361,79 +356,3 @@ def _body() -> dict[str, Any]:
     if not isinstance(body, dict):
         raise ApiError(400, "bad_request", "the body must be a JSON object")
     return body
-
-
-class WebServer(Worker):
-    """Serve the application with waitress, on a loop that can be stopped.
-
-    An address this host does not have yet is tried again; everything else goes on meanwhile.
-    """
-
-    def __init__(self, app: Flask, host: str, port: int) -> None:
-        super().__init__("web")
-        self._app = app
-        self._address = (host, port)
-        self._sockets: dict[int, Any] = {}
-        self._server: Any = None
-        self._failed = False
-
-    def step(self) -> float:
-        """Wait for the network for a second at most and serve what came."""
-        if self._server is None and not self._bind():
-            return _BIND_RETRY_S
-        wasyncore.loop(timeout=1.0, use_poll=True, map=self._sockets, count=1)
-        return 0.0
-
-    def stop(self) -> None:
-        """End the loop without waiting for its second to pass."""
-        super().stop()
-        server = self._server
-        if server is not None:
-            server.pull_trigger()
-
-    def close(self) -> None:
-        """Close all connections and end waitress' own threads."""
-        if self._server is None:
-            return
-        self._server.close()
-        for channel in list(self._sockets.values()):
-            channel.close()
-        self._server.task_dispatcher.shutdown(cancel_pending=True, timeout=3)
-        self._server = None
-
-    def _bind(self) -> bool:
-        host, port = self._address
-        try:
-            listener = _listen(host, port)
-        except OSError as error:
-            if not self._failed:
-                _log.error(
-                    "web interface: cannot listen on %s:%d: %s; trying again every %.0f s",
-                    *(host, port, error.strerror, _BIND_RETRY_S),
-                )
-            self._failed = True
-            return False
-        self._server = waitress.create_server(
-            self._app,
-            sockets=[listener],
-            map=self._sockets,
-            threads=6,
-            connection_limit=500,
-            channel_timeout=30,
-            asyncore_use_poll=True,
-            ident=None,
-        )
-        _log.info("web interface: http://%s:%d", host, port)
-        return True
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-    except OSError:
-        listener.close()
-        raise
-    return listener

@@ -1,0 +1,1 @@
+"""Draw and read the clips that pretend cameras show in the demo."""

@@ -1,0 +1,1 @@
+"""A pretend site: cameras, loops, pins and an upload server, all on this computer."""

@@ -1,0 +1,66 @@
+"""The pretend site's page: what arrived at the upload server, and buttons that break things."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from flask import Flask, Response, abort, redirect, render_template, request, send_file, url_for
+from werkzeug.wrappers import Response as BaseResponse
+
+if TYPE_CHECKING:
+    from simulator.site import Site
+
+_SHOWN: Final = 24
+_LOCAL: Final = ("127.0.0.1", "localhost")
+_CSP: Final = (
+    "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors 'none'"
+)
+
+
+def create_page(site: Site) -> Flask:
+    """Build the Flask application of the page."""
+    app = Flask(__name__)
+
+    @app.before_request
+    def refuse_foreign_pages() -> None:
+        """Let only this computer's own page press the buttons."""
+        if urlsplit(f"//{request.host}").hostname not in _LOCAL:
+            abort(403)
+        origin = request.headers.get("Origin")
+        if request.method == "POST" and origin != f"http://{request.host}":
+            abort(403)
+
+    @app.after_request
+    def add_headers(response: Response) -> Response:
+        response.headers["Content-Security-Policy"] = _CSP
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Referrer-Policy"] = "same-origin"
+        return response
+
+    @app.get("/")
+    def index() -> str:
+        groups: dict[str, list[object]] = {}
+        for fault in site.faults.values():
+            groups.setdefault(fault.group.partition(" ")[0], []).append(fault)
+        return render_template(
+            "site.html", site=site, groups=groups, uploads=site.receiver.newest(_SHOWN)
+        )
+
+    @app.post("/faults/<name>")
+    def set_fault(name: str) -> BaseResponse:
+        try:
+            site.set_fault(name, request.form.get("on") == "1")
+        except KeyError:
+            abort(404)
+        return redirect(url_for("index"), 303)
+
+    @app.get("/received/<filename>")
+    def received(filename: str) -> Response:
+        path = site.receiver.path_of(filename)
+        if path is None or not path.is_file():
+            abort(404)
+        return send_file(path, mimetype="image/jpeg")
+
+    return app
