@@ -1,14 +1,19 @@
-# `make run` starts the daemon, `make test` and `make check` test it; each sets up what it needs.
+# `make demo` shows it on a pretend site, `make run` starts the daemon, `make test` and `make check`
+# test it; each sets up what it needs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # On a Raspberry Pi the pins come with Debian's python3-rpi-lgpio, outside any venv.
 SITE := $(shell $(PYTHON) -c "import RPi" 2>/dev/null && echo --system-site-packages)
 
-.PHONY: run test check lint bench-edges clean
+.PHONY: run demo test check lint bench-edges bench-demo clean
 
 run: $(VENV)/.installed
 	$(BIN)/python main.py
+
+# A whole pretend site; make demo ARGS='--data kept --demo-fault offline'
+demo: $(VENV)/.installed
+	$(BIN)/python main.py --demo $(ARGS)
 
 test: $(VENV)/.installed-dev
 	scripts/install_test_packages.sh
@@ -24,6 +29,9 @@ lint: $(VENV)/.installed-dev
 bench-edges: $(VENV)/.installed-dev
 	scripts/install_test_packages.sh
 	$(BIN)/python -m bench.edges
+
+bench-demo: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.demo
 
 clean:
 	rm -rf $(VENV) tests/.cache

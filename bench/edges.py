@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from bench.gates import Gate, cpu_s, percentile, report, rss_mb
 from tests.rigs.clips import clip, read_frame_number
 from tests.rigs.daemon import DaemonProcess
 from tests.rigs.receiver import Receiver
@@ -43,28 +44,6 @@ class Edge:
 
     camera: str
     moment_s: float
-
-
-@dataclass(frozen=True)
-class Gate:
-    """A figure with its limit."""
-
-    name: str
-    value: float
-    limit: float
-    unit: str
-    at_least: bool = False
-
-    @property
-    def met(self) -> bool:
-        """Tell whether the limit holds."""
-        return self.value >= self.limit if self.at_least else self.value <= self.limit
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """Return the value that `share` of `values` do not exceed."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, round(share * (len(ordered) - 1)))]
 
 
 def pull_at_random(daemon: DaemonProcess, edges_each: int, seed: int) -> list[Edge]:
@@ -142,19 +121,6 @@ def offsets_ms(
     return offsets, nearest
 
 
-def cpu_s(pid: int) -> float:
-    """Return the processor seconds that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def rss_mb(pid: int) -> float:
-    """Return a process's resident memory."""
-    text = Path(f"/proc/{pid}/status").read_text()
-    found = re.search(r"VmRSS:\s+(\d+)", text)
-    return int(found[1]) / 1000 if found else 0.0
-
-
 def idle(daemon: DaemonProcess) -> tuple[float, float]:
     """Return the percentage of one core and the memory of the daemon left alone."""
     before = cpu_s(daemon.pid)
@@ -224,15 +190,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     gates = run(options.edges, options.seed, lambda text: print(text, flush=True))
-    width = max(len(gate.name) for gate in gates)
-    for gate in gates:
-        sign = ">=" if gate.at_least else "<="
-        verdict = "ok" if gate.met else "MISSED"
-        print(
-            f"{gate.name:<{width}}  {gate.value:8.3g} {gate.unit:<12} {sign} {gate.limit:<6g}"
-            f" {verdict}"
-        )
-    return 0 if all(gate.met for gate in gates) else 1
+    return report(gates)
 
 
 if __name__ == "__main__":

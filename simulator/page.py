@@ -41,11 +41,11 @@ def create_page(site: Site) -> Flask:
 
     @app.get("/")
     def index() -> str:
-        groups: dict[str, list[object]] = {}
+        places: dict[str, list[object]] = {}
         for fault in site.faults.values():
-            groups.setdefault(fault.group.partition(" ")[0], []).append(fault)
+            places.setdefault(fault.place, []).append(fault)
         return render_template(
-            "site.html", site=site, groups=groups, uploads=site.receiver.newest(_SHOWN)
+            "site.html", site=site, places=places, uploads=site.receiver.newest(_SHOWN)
         )
 
     @app.post("/faults/<name>")

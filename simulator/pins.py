@@ -65,7 +65,6 @@ class SimulatedPins:
         channel: int,
         edge: int,
         /,
-        *,
         callback: Callable[[int], None],
         bouncetime: int | None = None,
     ) -> None:

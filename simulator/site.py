@@ -26,9 +26,10 @@ _STOP_S: Final = 3.0
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that can go wrong here. Of one `group` only one can be the case at a time."""
+    """Something that can go wrong at a place; of one `group` only one thing at a time."""
 
     name: str
+    place: str
     group: str
     label: str
     effect: str
@@ -129,6 +130,7 @@ class Site:
         ):
             yield Fault(
                 mode,
+                "Internet and upload server",
                 "internet",
                 label,
                 effect,
@@ -140,6 +142,7 @@ class Site:
         for name, loop in self.loops.items():
             yield Fault(
                 f"jam-{name}",
+                _gate(name),
                 f"loop {name}",
                 f"Jam the loop of {name}",
                 "the pin stays LOW; reported after 10 s",
@@ -148,6 +151,7 @@ class Site:
             )
         yield Fault(
             "clock",
+            "Clock",
             "clock",
             "Lose the time server",
             "photos are marked, their time may be wrong",
@@ -160,6 +164,7 @@ def _camera_faults(name: str, camera: SimulatedCamera) -> Iterable[Fault]:
     group = f"camera {name}"
     yield Fault(
         f"freeze-{name}",
+        _gate(name),
         group,
         f"Freeze camera {name}",
         "it hangs with its connection open: stalled within 2 s",
@@ -168,6 +173,7 @@ def _camera_faults(name: str, camera: SimulatedCamera) -> Iterable[Fault]:
     )
     yield Fault(
         f"unplug-{name}",
+        _gate(name),
         group,
         f"Unplug camera {name}",
         "it is down at once, and back by itself",
@@ -176,12 +182,17 @@ def _camera_faults(name: str, camera: SimulatedCamera) -> Iterable[Fault]:
     )
     yield Fault(
         f"password-{name}",
+        _gate(name),
         group,
         f"Change the password of {name}",
         "wrong password (401); tried again once a minute",
         lambda: camera.change_password(f"not-{_PASSWORD}"),
         lambda: camera.change_password(_PASSWORD),
     )
+
+
+def _gate(name: str) -> str:
+    return f"Gate {name}"
 
 
 def free_port(preferred: int = 0) -> int:

@@ -13,42 +13,37 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
 
-from tests.rigs.clips import clip, read_frame_number
 from tests.rigs.daemon import DaemonProcess
+from tests.rigs.gates import Gates, gates
 from tests.rigs.receiver import Answer, Receiver
-from tests.rigs.rtsp import RtspServer
 
 PINS = {"camera_1": 18, "camera_2": 19, "camera_3": 20}
 PASSWORD = "p@ss w/rd%"
-KIND = "h264-720p25-gop25"
 
 
 @pytest.fixture(scope="module")
-def site(cameras_available: None) -> Iterator[RtspServer]:
+def site() -> Iterator[Gates]:
     """Serve three cameras behind a password."""
-    mounts = {f"/cam{n}": clip(KIND) for n in (1, 2, 3)}
-    with RtspServer(mounts, user="admin", password=PASSWORD) as server:
-        yield server
+    with gates("admin", PASSWORD) as found:
+        yield found
 
 
-def camera_settings(server: RtspServer, *numbers: int) -> dict[str, str]:
+def camera_settings(site: Gates, *numbers: int) -> dict[str, str]:
     settings = {}
     for n in numbers:
         settings[f"CAMERA_{n}_ENABLED"] = "true"
-        settings[f"CAMERA_{n}_RTSP"] = server.url(f"/cam{n}", "admin", PASSWORD)
+        settings[f"CAMERA_{n}_RTSP"] = site.url(n)
     return settings
 
 
 @contextmanager
 def uploading_daemon(
-    tmp_path: Path, server: RtspServer, receiver: Receiver, *numbers: int, **more: str
+    tmp_path: Path, site: Gates, receiver: Receiver, *numbers: int, **more: str
 ) -> Iterator[DaemonProcess]:
     settings = {
-        **camera_settings(server, *numbers),
+        **camera_settings(site, *numbers),
         "GPIO_ENABLED": "true",
         "UPLOAD_ENABLED": "true",
         "S3_API_URL": receiver.url,
@@ -84,9 +79,7 @@ def rows(daemon: DaemonProcess, sql: str) -> list[tuple[Any, ...]]:
     return found
 
 
-def test_every_edge_becomes_one_uploaded_picture_of_its_moment(
-    tmp_path: Path, site: RtspServer
-) -> None:
+def test_every_edge_becomes_one_uploaded_picture_of_its_moment(tmp_path: Path, site: Gates) -> None:
     with (
         Receiver(keep_bodies=True) as receiver,
         uploading_daemon(tmp_path, site, receiver, 1, 2, 3) as daemon,
@@ -110,10 +103,7 @@ def test_every_edge_becomes_one_uploaded_picture_of_its_moment(
                 stored = (daemon.images / image["filename"]).read_bytes()
                 assert receiver.bodies[image["filename"]] == stored
                 assert hashlib.sha256(stored).hexdigest() == image["sha256"]
-                bgr = cv2.imdecode(np.frombuffer(stored, np.uint8), cv2.IMREAD_COLOR)
-                number = read_frame_number(np.asarray(bgr, np.uint8))
-                assert number is not None
-                assert abs(site.offset_of(f"/cam{name[1]}", number, moment_s)) < 0.07
+                assert abs(site.offset_s(int(name[1]), stored, moment_s)) < 0.07
         events = rows(daemon, "SELECT state, count(*) FROM events GROUP BY state")
         assert events == [("saved", 9)]
         daemon.wait_until(
@@ -125,7 +115,7 @@ def test_every_edge_becomes_one_uploaded_picture_of_its_moment(
         assert "p%40ss" not in daemon.log()
 
 
-def test_nothing_is_lost_by_kill_9_while_uploads_hang(tmp_path: Path, site: RtspServer) -> None:
+def test_nothing_is_lost_by_kill_9_while_uploads_hang(tmp_path: Path, site: Gates) -> None:
     with Receiver() as receiver, uploading_daemon(tmp_path, site, receiver, 1, 2) as daemon:
         receiver.answer(Answer(hang=True))
         daemon.start()
@@ -152,7 +142,7 @@ def test_nothing_is_lost_by_kill_9_while_uploads_hang(tmp_path: Path, site: Rtsp
         assert daemon.stop() == 0, daemon.log()
 
 
-def test_offline_at_start_then_everything_goes_up(tmp_path: Path, site: RtspServer) -> None:
+def test_offline_at_start_then_everything_goes_up(tmp_path: Path, site: Gates) -> None:
     with Receiver() as receiver, uploading_daemon(tmp_path, site, receiver, 1) as daemon:
         receiver.stop_listening()
         daemon.start()
@@ -213,7 +203,7 @@ def scripted_rtsp(reply: bytes) -> Iterator[int]:
         listener.close()
 
 
-def test_what_is_wrong_with_a_camera_is_said_in_words(tmp_path: Path, site: RtspServer) -> None:
+def test_what_is_wrong_with_a_camera_is_said_in_words(tmp_path: Path, site: Gates) -> None:
     sdp = b"v=0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 VP8/90000\r\n"
     vp8 = (
         b"RTSP/1.0 200 OK\r\n@CSEQ\r\nContent-Type: application/sdp\r\n"
@@ -222,8 +212,8 @@ def test_what_is_wrong_with_a_camera_is_said_in_words(tmp_path: Path, site: Rtsp
     web = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
     with scripted_rtsp(vp8) as vp8_port, scripted_rtsp(web) as web_port:
         urls = {
-            1: site.url("/cam1", "admin", "wr0ng-secret"),
-            2: site.url("/nowhere", "admin", PASSWORD),
+            1: site.url(1, "wr0ng-secret"),
+            2: site.url(2, path="nowhere"),
             3: "rtsp://127.0.0.1:9/x",
             4: f"rtsp://127.0.0.1:{web_port}/x",
             5: f"rtsp://127.0.0.1:{vp8_port}/x",
@@ -262,7 +252,7 @@ def test_what_is_wrong_with_a_camera_is_said_in_words(tmp_path: Path, site: Rtsp
 
 
 def test_capture_command_tests_every_camera_and_uploads_nothing(
-    tmp_path: Path, site: RtspServer
+    tmp_path: Path, site: Gates
 ) -> None:
     with Receiver() as receiver, uploading_daemon(tmp_path, site, receiver, 1, 2) as daemon:
         daemon.start()
@@ -287,7 +277,7 @@ def test_gpio_command_shows_levels_and_edges(tmp_path: Path) -> None:
         assert "r1: pin 18 is HIGH" in shown.stdout
 
 
-def test_gpio_without_pins_says_why_and_all_else_works(tmp_path: Path, site: RtspServer) -> None:
+def test_gpio_without_pins_says_why_and_all_else_works(tmp_path: Path, site: Gates) -> None:
     settings = {**camera_settings(site, 1), "GPIO_ENABLED": "true"}
     with DaemonProcess(tmp_path, settings) as daemon:
         daemon.with_fake_pins = False
@@ -333,7 +323,7 @@ def test_exit_codes_tell_what_is_wrong(tmp_path: Path) -> None:
         assert daemon.command("--version").stdout.strip()
 
 
-def test_damaged_state_is_set_aside_and_said(tmp_path: Path, site: RtspServer) -> None:
+def test_damaged_state_is_set_aside_and_said(tmp_path: Path, site: Gates) -> None:
     with Receiver() as receiver, uploading_daemon(tmp_path, site, receiver, 1) as daemon:
         receiver.stop_listening()
         daemon.start()
@@ -386,7 +376,7 @@ def test_cleanup_command_works_beside_the_daemon(tmp_path: Path) -> None:
         assert daemon.stop() == 0, daemon.log()
 
 
-def test_a_stop_ends_in_time_while_camera_and_server_hang(tmp_path: Path, site: RtspServer) -> None:
+def test_a_stop_ends_in_time_while_camera_and_server_hang(tmp_path: Path, site: Gates) -> None:
     with (
         socket.create_server(("127.0.0.1", 0), backlog=20) as silent,
         Receiver() as receiver,
@@ -416,9 +406,7 @@ def test_a_stop_ends_in_time_while_camera_and_server_hang(tmp_path: Path, site: 
         assert daemon.stop() == 0, daemon.log()
 
 
-def test_a_burst_on_all_pins_gives_every_edge_its_own_picture(
-    tmp_path: Path, site: RtspServer
-) -> None:
+def test_a_burst_on_all_pins_gives_every_edge_its_own_picture(tmp_path: Path, site: Gates) -> None:
     settings = {**camera_settings(site, 1, 2, 3), "GPIO_ENABLED": "true"}
     with DaemonProcess(tmp_path, settings) as daemon:
         daemon.start()
@@ -436,9 +424,6 @@ def test_a_burst_on_all_pins_gives_every_edge_its_own_picture(
         for name, edges_s in moments.items():
             of_camera = list(reversed(daemon.images_of(camera=name)))
             for image, edge_s in zip(of_camera, edges_s, strict=True):
-                jpeg = np.frombuffer((daemon.images / image["filename"]).read_bytes(), np.uint8)
-                bgr = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
-                number = read_frame_number(np.asarray(bgr, np.uint8))
-                assert number is not None
-                assert abs(site.offset_of(f"/cam{name[1]}", number, edge_s)) < 0.07
+                jpeg = (daemon.images / image["filename"]).read_bytes()
+                assert abs(site.offset_s(int(name[1]), jpeg, edge_s)) < 0.07
         assert daemon.stop() == 0, daemon.log()

@@ -1,0 +1,144 @@
+"""`main.py --demo` as a user runs it: pictures of standing cars, faults, and a clean end."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.rigs.daemon import ROOT
+from tests.rigs.demo import FILES, demo, frames_from_the_stop
+
+
+def test_every_picture_shows_the_car_standing_at_the_line_and_nothing_is_left(
+    tmp_path: Path,
+) -> None:
+    with demo(tmp_path) as site:
+        site.wait_until("seven photos", lambda: site.get("/api/images")["total"] >= 7, 60)
+        images = site.get("/api/images")["images"]
+        assert {image["camera"] for image in images} == set(FILES)
+        for image in images:
+            assert frames_from_the_stop(image, site.read(image["url"])) <= 1
+            assert image["flags"] == []
+        site.wait_until(
+            "all uploaded", lambda: site.get("/api/images?state=uploaded")["total"] >= 7, 20
+        )
+        assert site.get("/api/status")["verdict"]["level"] == "ok"
+        received = urllib.request.urlopen(site.site, timeout=10).read().decode()  # noqa: S310
+        assert images[0]["filename"] in received
+        began_s = time.monotonic()
+        site.process.send_signal(signal.SIGINT)
+        assert site.process.wait(10) == 0
+        assert time.monotonic() - began_s <= 5, "all ends within 5 s"
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["tmp"]
+
+
+def test_every_fault_is_said_and_passes_when_it_is_mended(tmp_path: Path) -> None:
+    with demo(tmp_path, "--demo-fault", "password-r3", BIND_PORT="9300") as site:
+        site.wait_until("wrong password", lambda: "401" in str(site.camera("r3")["error"]), 10)
+        refused_s = time.monotonic()
+        site.fault("password-r3", False)
+        for name in ("r1", "r2"):
+            site.wait_for_state(name, "streaming", 20)
+
+        site.fault("offline", True)
+        site.wait_for_alert("upload_offline", 20)
+        site.wait_until("pending", lambda: site.get("/api/status")["upload"]["pending"] > 0, 30)
+        assert site.get("/api/status")["upload"]["online"] is False
+        site.fault("offline", False)
+        site.wait_until("all sent", lambda: site.get("/api/status")["upload"]["pending"] == 0, 30)
+        assert "upload_offline" not in site.alerts()
+
+        site.fault("freeze-r2", True)
+        site.wait_for_state("r2", "stalled", 6)
+        assert "camera_stalled" in site.alerts()
+        site.fault("unplug-r1", True)
+        site.wait_for_state("r1", "down", 10)
+        assert "camera_down" in site.alerts()
+        site.fault("freeze-r2", False)
+        site.fault("unplug-r1", False)
+        for name in ("r1", "r2"):
+            site.wait_for_state(name, "streaming", 15)
+
+        site.fault("jam-r1", True)
+        site.fault("clock", True)
+        site.wait_for_alert("clock_unsynchronized", 5)
+        for mode, alert in (
+            ("error-503", None),
+            ("unauthorized", "upload_paused"),
+            ("captive-portal", "captive_portal"),
+            ("slow", None),
+        ):
+            site.fault(mode, True)
+            site.post(f"{site.url}/api/capture/r2")
+            if alert is not None:
+                site.wait_for_alert(alert, 20)
+            pending = site.get("/api/images?state=pending")["images"]
+            assert pending, mode
+            if mode == "error-503":
+                site.wait_until(
+                    "the error",
+                    lambda: "503" in str(site.get("/api/images?state=pending")["images"]),
+                    10,
+                )
+            site.fault(mode, False)
+            site.post(f"{site.url}/api/uploads/retry")
+            site.wait_until("sent", lambda: site.get("/api/status")["upload"]["pending"] == 0, 40)
+        site.wait_for_alert("stuck_low", 15)
+        site.fault("jam-r1", False)
+        site.fault("clock", False)
+        # A refused password is tried again once a minute only.
+        site.wait_for_state("r3", "streaming", 70 - (time.monotonic() - refused_s))
+        site.wait_until("all well", lambda: site.alerts() == set(), 10)
+
+
+def test_a_port_in_use_gives_the_next_one_and_says_so(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with demo(tmp_path, "--data", "kept", BIND_PORT=str(port)) as site:
+            assert int(site.url.rpartition(":")[2]) > port
+            assert f"port {port} is in use" in "".join(site.lines)
+            site.wait_until("an answer", lambda: site.get("/api/status")["site"], 20)
+            site.process.send_signal(signal.SIGINT)
+            assert site.process.wait(10) == 0
+    assert (tmp_path / "kept" / "images" / ".state" / "catalog.sqlite3").exists()
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--demo-fault", "nonsense"), 78, "--demo-fault nonsense: must be one of offline"),
+        (("--data", "/proc/nowhere"), 74, "cannot write to /proc/nowhere"),
+    ],
+)
+def test_what_cannot_be_run_is_said(
+    tmp_path: Path, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "main.py"), "--demo", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == code
+    assert words in done.stdout + done.stderr
+
+
+def test_only_the_page_itself_presses_the_buttons(tmp_path: Path) -> None:
+    with demo(tmp_path, BIND_PORT="9400") as site:
+        for origin in ("http://evil.example", None):
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                site.post(f"{site.site}/faults/offline", b"on=1", origin)
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            site.post(f"{site.site}/faults/nonsense", b"on=1", site.site)
