@@ -85,11 +85,16 @@ MakeSite = Callable[..., Site]
 
 
 @pytest.fixture
-def make_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeSite]:
-    monkeypatch.setattr(capture_service, "is_synchronized", lambda: True)
+def make_site(tmp_path: Path) -> Iterator[MakeSite]:
     catalogs: list[Catalog] = []
 
-    def make(*, uploads_enabled: bool = True, offset_ms: int = 0, enabled: bool = True) -> Site:
+    def make(
+        *,
+        uploads_enabled: bool = True,
+        offset_ms: int = 0,
+        enabled: bool = True,
+        clock_synchronized: bool | None = True,
+    ) -> Site:
         cameras = config.parse({}).cameras
         first = replace(cameras[0], offset_ms=offset_ms, enabled=enabled)
         camera, stats, saved = FakeCamera(), Stats(), list[Image]()
@@ -108,6 +113,7 @@ def make_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeS
             stats,
             uploads_enabled=uploads_enabled,
             on_saved=saved.append,
+            clock_synchronized=lambda: clock_synchronized,
         )
         return Site(service, camera, catalog, stats, saved)
 
@@ -188,10 +194,9 @@ def test_flags_of_the_edge_and_of_the_frame_are_kept(site: Site) -> None:
 
 @pytest.mark.parametrize(("answer", "trusted"), [(True, True), (None, True), (False, False)])
 def test_a_clock_that_is_not_synchronised_is_flagged(
-    site: Site, monkeypatch: pytest.MonkeyPatch, answer: bool | None, trusted: bool
+    make_site: MakeSite, answer: bool | None, trusted: bool
 ) -> None:
-    monkeypatch.setattr(capture_service, "is_synchronized", lambda: answer)
-    image = site.capture().image
+    image = make_site(clock_synchronized=answer).capture().image
     assert image is not None
     assert image.clock_trusted is trusted
     assert ("untrusted_clock" in image.flags) is not trusted
