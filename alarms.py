@@ -50,6 +50,7 @@ class Situation:
     unrecorded: int
     clock_synchronized: bool | None
     env_file_exposed: bool
+    default_password: bool = False
 
 
 def alerts(now: Situation) -> list[Alert]:
@@ -171,6 +172,9 @@ def _rest(now: Situation) -> list[Alert]:
         found.append(
             Alert("clock_unsynchronized", "warning", "the clock is not synchronised", hint)
         )
+    if now.default_password:
+        text = "the web password is still the default one"
+        found.append(Alert("default_password", "warning", text, "Log in and choose another one."))
     if now.env_file_exposed:
         text = "other users can read the .env file"
         found.append(Alert("env_permissions", "warning", text, "Run: chmod 600 .env"))

@@ -37,6 +37,7 @@ from records import (
 _log = logging.getLogger(__name__)
 
 _ADOPTED_IDS_END: Final = 1_000_000_000  # ids below are for images found by a rebuild
+_HOUR_US: Final = 3_600_000_000
 _INSANE_WAIT_US: Final = 4 * 3600 * 1_000_000  # longer than any wait: the clock was set back
 _UNRECORDED_LIMIT: Final = 10_000
 
@@ -365,6 +366,17 @@ class Catalog:
         return int(
             self._db.query(f"SELECT {what} FROM {table} {clause}", tuple(parameters))[0][0]  # noqa: S608
         )
+
+    def hours(self, since: datetime) -> list[tuple[datetime, int]]:
+        """Return how many images each full hour since then had, oldest first, none left out."""
+        first = to_us(since) // _HOUR_US
+        rows = self._db.query(
+            "SELECT edge_us / ? AS hour, count(*) FROM images WHERE edge_us >= ? GROUP BY hour",
+            (_HOUR_US, first * _HOUR_US),
+        )
+        counts = {row[0]: row[1] for row in rows}
+        last = max(to_us(datetime.now(UTC)) // _HOUR_US, first)
+        return [(from_us(hour * _HOUR_US), counts.get(hour, 0)) for hour in range(first, last + 1)]
 
     def events(
         self, state: str | None, *, limit: int, before_id: int | None = None, skip: int = 0

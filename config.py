@@ -359,7 +359,6 @@ def _site(read: _Reader) -> SiteConfig:
 
 
 def _web(read: _Reader) -> WebConfig:
-    proxies = read.text("TRUSTED_PROXIES", "")
     return WebConfig(
         bind_ip=read.ip_address("BIND_IP", "0.0.0.0"),  # noqa: S104 - the documented default
         bind_port=read.integer("BIND_PORT", 9000, 1, 65535),
@@ -367,7 +366,7 @@ def _web(read: _Reader) -> WebConfig:
         admin_password_hash=read.secret("ADMIN_PASSWORD_HASH", ""),
         api_token=read.secret("API_TOKEN", ""),
         session_idle_minutes=read.integer("SESSION_IDLE_MINUTES", 720, 1, 100_000),
-        trusted_proxies=tuple(p.strip() for p in proxies.split(",") if p.strip()),
+        trusted_proxies=read.networks("TRUSTED_PROXIES"),
     )
 
 
@@ -529,6 +528,16 @@ class _Reader:
         except (OSError, ValueError, ZoneInfoNotFoundError):
             self.problem(name, value, "must be a time zone such as Europe/Istanbul or UTC")
             return ZoneInfo("UTC")
+
+    def networks(self, name: str) -> tuple[str, ...]:
+        """Return addresses and networks, parted by commas; none when it is unset."""
+        words = [word.strip() for word in self.text(name, "").split(",") if word.strip()]
+        for word in words:
+            try:
+                ipaddress.ip_network(word, strict=False)
+            except ValueError:
+                self.problem(name, word, "must be addresses or networks like 192.168.1.0/24")
+        return tuple(words)
 
     def ip_address(self, name: str, default: str) -> str:
         """Return the text of an IPv4 or IPv6 address."""

@@ -22,16 +22,20 @@ from clock import is_synchronized
 from config import Config, ConfigError, load
 from gpio_service import Edge, GpioBackend, GpioService, load_rpi_gpio
 from image_files import StorageError
+from live_view import LiveView
 from memory import limit_arenas
 from pending_file import PendingExporter
 from reconcile import Reconciler
-from rtsp_stream import CameraStream
+from rtsp_stream import CameraStream, StreamError
+from security import LoginThrottle, Passwords, Sessions
 from stats import Stats
 from status import SystemStatus
 from upload_targets import HttpTarget
 from uploader import UploadService
 from version import __version__
-from web_app import Actions, create_app
+from web.access import Access
+from web.context import Actions, LivePicture, NoPictureError, Site
+from web_app import create_app
 from web_server import WebServer
 from worker import Worker, stop_all
 
@@ -112,6 +116,8 @@ class Daemon:
             uploads_enabled=config.upload.enabled,
             on_done=self._on_reconciled,
         )
+        self._live = LiveView(self._streams)
+        self._passwords = Passwords(Path(".env"))
         self._web = self._make_web()
 
     def _make_web(self) -> WebServer:
@@ -125,24 +131,35 @@ class Daemon:
             cleanup=self._cleanup,
             workers=self._workers,
             clock_synchronized=self._clock_synchronized,
+            default_password=lambda: self._config.web.auth_enabled and self._passwords.is_default,
         )
-        app = create_app(
+        web = self._config.web
+        site = Site(
             cameras=self._config.cameras,
             timezone=self._config.site.timezone,
+            stats_refresh_s=self._config.site.stats_refresh_s,
             catalog=self._catalog,
             status=status,
             actions=Actions(
                 capture=self._capture_by_hand,
+                latest=self._latest,
                 run_cleanup=self._cleanup.run,
                 preview_cleanup=self._cleanup.preview,
                 retry_uploads=self._retry_uploads,
                 resolve_unknown=self._resolve_unknown,
             ),
         )
-        # Without a login nobody but this host may look in.
-        if self._config.web.bind_ip != "127.0.0.1":
-            _log.info("the web interface has no login yet and listens on 127.0.0.1 only")
-        return WebServer(app, "127.0.0.1", self._config.web.bind_port)
+        access = Access(
+            enabled=web.auth_enabled,
+            api_token=web.api_token,
+            passwords=self._passwords,
+            sessions=Sessions(
+                self._config.storage.state_dir, self._passwords, web.session_idle_minutes * 60
+            ),
+            throttle=LoginThrottle(),
+        )
+        app = create_app(site, access, trusted_proxies=web.trusted_proxies)
+        return WebServer(app, web.bind_ip, web.bind_port)
 
     def _workers(self) -> Sequence[Worker]:
         """Return all workers, consumers before producers."""
@@ -203,6 +220,13 @@ class Daemon:
     def _capture_by_hand(self, camera_key: str) -> CaptureOutcome:
         timeout_s = self._config.capture.timeout_s + _CAPTURE_RESULT_MARGIN_S
         return self._capture.capture_now(camera_key, "manual", timeout_s)
+
+    def _latest(self, camera_key: str) -> LivePicture:
+        try:
+            frame = self._live.frame(camera_key)
+        except StreamError as error:
+            raise NoPictureError(error.reason, error.hint) from error
+        return LivePicture(frame.jpeg, frame.thumbnail, self._live.age_ms(frame))
 
     def _retry_uploads(self, filename: str | None) -> int:
         if filename is not None:

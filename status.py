@@ -38,6 +38,7 @@ class SystemStatus:
         cleanup: CleanupService,
         workers: Callable[[], Sequence[Worker]],
         clock_synchronized: Callable[[], bool | None] = is_synchronized,
+        default_password: Callable[[], bool] = lambda: False,
     ) -> None:
         self._config = config
         self._catalog = catalog
@@ -48,6 +49,7 @@ class SystemStatus:
         self._cleanup = cleanup
         self._workers = workers
         self._clock_synchronized = clock_synchronized
+        self._default_password = default_password
         self._names = {camera.key: camera.name for camera in config.cameras}
         self._started_at = datetime.now(UTC)
         self._started_s = time.monotonic()
@@ -81,6 +83,7 @@ class SystemStatus:
             unrecorded=self._catalog.unrecorded,
             clock_synchronized=clock_synchronized,
             env_file_exposed=self._config.env_file_exposed,
+            default_password=self._default_password(),
         )
         found = alerts(situation)
         level, message = verdict(

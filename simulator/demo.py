@@ -89,7 +89,7 @@ def _settings(site: Site, folder: Path) -> dict[str, str]:
         "PENDING_UPLOADS_FILE": str(folder / "pending_uploads.json"),
         "LOG_FILE": str(folder / "camera_system.log"),
         "BIND_IP": _HOST,
-        "WEB_AUTH_ENABLED": "false",
+        "WEB_AUTH_ENABLED": os.environ.get("WEB_AUTH_ENABLED", "false"),
     }
 
 

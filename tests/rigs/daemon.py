@@ -43,7 +43,9 @@ class DaemonProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self.with_fake_pins = True
         self.settings = {
+            "BIND_IP": "127.0.0.1",
             "BIND_PORT": str(self.port),
+            "WEB_AUTH_ENABLED": "false",
             "CAMERA_1_ENABLED": "false",
             "CAMERA_2_ENABLED": "false",
             "CAMERA_3_ENABLED": "false",

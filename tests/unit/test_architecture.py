@@ -9,8 +9,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SOURCES = {path.stem: path for path in sorted(ROOT.glob("*.py"))}
+WEB = {f"web.{path.stem}": path for path in sorted((ROOT / "web").glob("*.py"))}
 SERVICES = {"capture_service", "uploader", "gpio_service", "cleanup_service", "web_app"}
 WEB_MAY_IMPORT = {"capture_service", "cleanup_service"}
+WEB_MAY_NOT_KNOW = {"database", "rtsp_stream", "frame_decoder", "worker", "upload_targets"}
 OWNERS = {
     "cv2": {"rtsp_stream", "frame_decoder"},
     "sqlite3": {"catalog", "database", "records"},
@@ -70,14 +72,29 @@ def test_services_do_not_import_each_other(service: str) -> None:
 
 
 def test_the_web_takes_only_types_of_services() -> None:
-    tree = ast.parse(SOURCES["web_app"].read_text(encoding="utf-8"))
     taken = {
         alias.name
-        for node in ast.walk(tree)
+        for path in (SOURCES["web_app"], *WEB.values())
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.ImportFrom) and node.module in SERVICES
         for alias in node.names
     }
     assert taken <= {"CaptureOutcome", "AlreadyRunningError", "CleanupReport"}
+
+
+@pytest.mark.parametrize("module", sorted(WEB))
+def test_routes_know_no_sql_no_streams_and_no_threads_of_others(module: str) -> None:
+    packages = {name.partition(".")[0] for name in imported(WEB[module])}
+    assert packages & SERVICES <= WEB_MAY_IMPORT
+    assert packages & (WEB_MAY_NOT_KNOW | {"sqlite3", "cv2", "requests", "main"}) == set()
+
+
+def test_only_the_web_imports_flask_and_the_web() -> None:
+    assert {module for module, names in PACKAGES.items() if "web" in names} <= {"web_app", "main"}
+
+
+def test_security_knows_no_routes() -> None:
+    assert PACKAGES["security"] & {"flask", "web", "web_app"} == set()
 
 
 @pytest.mark.parametrize("package", sorted(OWNERS))

@@ -2,85 +2,23 @@
 
 from __future__ import annotations
 
+import gzip
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import pytest
 from flask.testing import FlaskClient
 from werkzeug.wrappers import Response
 
-from capture_service import CaptureOutcome
 from catalog import Catalog
-from cleanup_service import AlreadyRunningError, CleanupReport
-from config import CameraConfig
+from cleanup_service import AlreadyRunningError
 from image_files import StorageError
-from records import Image
+from records import ImageFilter
 from tests.rigs.stores import JPEG, NOON, save, save_many, storage_config
-from web_app import Actions, create_app
-
-CAMERAS = (
-    CameraConfig("camera_1", "r1", "Entry", True, "rtsp://x", 0, 0, 18),
-    CameraConfig("camera_2", "r2", "Exit", True, "rtsp://x", 0, 0, 19),
-    CameraConfig("camera_3", "r3", "Auxiliary", False, "rtsp://x", 0, 0, 20),
-)
-STATUS: dict[str, Any] = {
-    "version": "1",
-    "site": "gate-1",
-    "verdict": {"level": "ok", "message": "All is well."},
-    "cameras": [],
-    "gpio": {"enabled": False, "available": False, "pins": []},
-    "upload": {"enabled": True, "online": True, "paused": None, "pending": 0},
-    "storage": {"images": 0, "bytes": 0, "disk_free_bytes": 1},
-    "alerts": [],
-}
-
-
-class FakeStatus:
-    def __init__(self) -> None:
-        self.healthy = "ok"
-        self.error: Exception | None = None
-
-    def status(self) -> dict[str, Any]:
-        if self.error is not None:
-            raise self.error
-        return STATUS
-
-    def stats(self) -> dict[str, Any]:
-        return {"captures": {"total": 1}, "uploads": {}}
-
-    def gpio_status(self) -> dict[str, Any]:
-        return {"enabled": True, "available": True, "error": None, "pins": []}
-
-    def health(self) -> str:
-        return self.healthy
-
-
-@dataclass
-class FakeActions:
-    catalog: Catalog
-    image: Image | None = None
-    error: Exception | None = None
-    captured: list[str] = field(default_factory=list)
-
-    def capture(self, key: str) -> CaptureOutcome:
-        self.captured.append(key)
-        reason = None if self.image else "wrong password (401)"
-        hint = None if self.image else "Check CAMERA_USERNAME."
-        return CaptureOutcome(self.image, reason, hint, 123.456)
-
-    def report(self) -> CleanupReport:
-        if self.error is not None:
-            raise self.error
-        return CleanupReport(3, 4096, 2)
-
-    def retry(self, filename: str | None) -> int:
-        if filename is not None:
-            self.catalog.image(filename)
-        return self.catalog.retry(filename)
+from tests.rigs.web import STATUS, FakeActions, FakeStatus, make_app
 
 
 @pytest.fixture
@@ -101,20 +39,10 @@ def actions(catalog: Catalog) -> FakeActions:
 
 
 @pytest.fixture
-def client(catalog: Catalog, status: FakeStatus, actions: FakeActions) -> FlaskClient:
-    app = create_app(
-        cameras=CAMERAS,
-        timezone=ZoneInfo("Europe/Berlin"),
-        catalog=catalog,
-        status=status,
-        actions=Actions(
-            capture=actions.capture,
-            run_cleanup=actions.report,
-            preview_cleanup=actions.report,
-            retry_uploads=actions.retry,
-            resolve_unknown=catalog.resolve_unknown,
-        ),
-    )
+def client(
+    catalog: Catalog, status: FakeStatus, actions: FakeActions, tmp_path: Path
+) -> FlaskClient:
+    app = make_app(catalog, tmp_path, status=status, actions=actions)
     return app.test_client(use_cookies=False)
 
 
@@ -166,7 +94,7 @@ def test_the_page_shows_photos_in_the_sites_time(client: FlaskClient, catalog: C
     assert response.status_code == 200
     assert image.filename in response.text
     assert "13:00:00" in response.text
-    with client.get("/static/page.css") as style:
+    with client.get("/static/app.css") as style:
         check_headers(style)
         assert style.status_code == 200
 
@@ -398,7 +326,7 @@ def test_a_capture(client: FlaskClient, catalog: Catalog, actions: FakeActions, 
 
 def test_captures_that_fail(client: FlaskClient, actions: FakeActions) -> None:
     assert post(client, "/api/capture/r1", 503) == {
-        "error": "wrong password (401)",
+        "error": "camera r1 gave no picture: wrong password (401)",
         "code": "camera_unavailable",
         "hint": "Check CAMERA_USERNAME.",
     }
@@ -473,7 +401,8 @@ def test_pages_in_a_browser_change_nothing(
 
 
 def test_errors_are_json(client: FlaskClient, status: FakeStatus, actions: FakeActions) -> None:
-    assert get(client, "/nowhere", 404)["code"] == "not_found"
+    assert get(client, "/api/nowhere", 404)["code"] == "not_found"
+    assert "no such page" in client.get("/nowhere").text
     assert get(client, "/api/capture/r1", 405)["code"] == "bad_request"
     assert post(client, "/api/status", 405)["code"] == "bad_request"
     assert post(client, "/api/uploads/retry", 413, data=b"x" * 70_000)["code"] == "bad_request"
@@ -486,3 +415,151 @@ def test_errors_are_json(client: FlaskClient, status: FakeStatus, actions: FakeA
         "error": "the disk is full",
         "code": "storage_error",
     }
+
+
+# Live pictures.
+
+
+def test_the_newest_picture_in_two_sizes(client: FlaskClient, actions: FakeActions) -> None:
+    full = client.get("/api/cameras/r1/latest.jpg")
+    check_headers(full)
+    assert (full.status_code, full.data, full.mimetype) == (200, b"full", "image/jpeg")
+    assert full.headers["X-Frame-Age-Ms"] == "87"
+    assert full.headers["Cache-Control"] == "no-store"
+    assert client.get("/api/cameras/camera_1/latest.jpg?size=thumb").data == b"small"
+    assert get(client, "/api/cameras/r9/latest.jpg", 404)["code"] == "unknown_camera"
+    assert get(client, "/api/cameras/r3/latest.jpg", 409)["code"] == "camera_disabled"
+    actions.live = False
+    body = get(client, "/api/cameras/r1/latest.jpg", 503)
+    assert (body["code"], body["hint"]) == ("camera_unavailable", "Check its power.")
+
+
+# Pages.
+
+PAGES = ("/", "/photos", "/uploads", "/system", "/cleanup", "/parts/state", "/parts/stats")
+
+
+@pytest.mark.parametrize("url", PAGES)
+def test_pages_hold_no_inline_code_and_no_foreign_address(client: FlaskClient, url: str) -> None:
+    response = client.get(url)
+    check_headers(response)
+    assert response.status_code == 200
+    assert " style=" not in response.text
+    assert " onclick=" not in response.text
+    for address in re.findall(r"""(?:src|href|action)="([^"]*)""", response.text):
+        assert address.startswith(("/", "#", "data:")), address
+
+
+def test_text_is_compressed_for_those_who_take_it(client: FlaskClient) -> None:
+    plain = client.get("/")
+    packed = client.get("/", headers={"Accept-Encoding": "gzip"})
+    assert "Content-Encoding" not in plain.headers
+    assert packed.headers["Content-Encoding"] == "gzip"
+    assert "Accept-Encoding" in packed.headers["Vary"]
+    assert b"<h1" in gzip.decompress(packed.data)
+    assert len(packed.data) < len(plain.data) / 2
+
+
+def test_the_gallery_pages_by_cursor_and_keeps_its_filters(
+    client: FlaskClient, catalog: Catalog
+) -> None:
+    save_many(catalog, 130)
+    page, seen, url = 0, list[str](), "/photos?camera=r1"
+    while url:
+        text = client.get(url).text
+        seen += re.findall(r'class="photo"[^>]*href="/photos/([^"]+)"', text)
+        found = re.search(r'id="older" href="([^"]+)"', text)
+        url = found[1].replace("&amp;", "&") if found else ""
+        assert not url or "camera=r1" in url
+        page += 1
+    assert len(seen) == len(set(seen)) == catalog.count(ImageFilter(camera="r1"))
+    assert page == -(-len(seen) // 60)
+
+
+def test_a_photo_has_a_page_of_its_own(client: FlaskClient, catalog: Catalog) -> None:
+    image = save(catalog, state="rejected")
+    text = client.get(f"/photos/{image.filename}").text
+    assert "refused by the server" in text
+    assert "13:00:00" in text
+    assert "Upload it now" in text
+    assert client.get("/photos/r1_1.jpg").status_code == 404
+    assert client.get("/photos/..%2f..%2fetc%2fpasswd").status_code == 404
+
+
+def test_hostile_text_is_shown_as_text(
+    client: FlaskClient, catalog: Catalog, status: FakeStatus
+) -> None:
+    image = save(catalog)
+    catalog.mark_rejected(image.id, "<script>alert(1)</script>")
+    alert = {
+        "code": "camera_down",
+        "level": "error",
+        "message": "<img src=x>",
+        "hint": "<b>",
+        "since": "2023-10-27T12:00:00.000Z",
+    }
+    status.document = {**status.document, "alerts": [alert]}
+    for url in ("/", "/uploads", f"/photos/{image.filename}"):
+        text = client.get(url).text
+        assert "<script>alert" not in text
+        assert "<img src=x>" not in text
+
+
+def form_token(client: FlaskClient) -> str:
+    found = re.search(r'name="csrf-token" content="([0-9a-f]+)"', client.get("/").text)
+    assert found
+    return found[1]
+
+
+def test_forms_work_without_scripts(
+    client: FlaskClient, catalog: Catalog, actions: FakeActions
+) -> None:
+    image = actions.image = save(catalog, state="rejected")
+    token = {"csrf_token": form_token(client)}
+    browser = {"Origin": "http://localhost", "Accept": "text/html"}
+    for url, form, target in (
+        ("/capture/r1", {}, f"/photos/{image.filename}?took_ms=123"),
+        ("/uploads/retry", {"filename": image.filename}, "/uploads?said=retried&n=1"),
+        ("/uploads/resolve-unknown", {"action": "send"}, "/uploads?said=resolved&n=0"),
+        ("/cleanup", {}, "/system?said=cleaned&n=3"),
+    ):
+        refused = client.post(url, data=form, headers=browser)
+        assert refused.status_code == 403
+        assert "reload it" in refused.text
+        done = client.post(url, data={**form, **token}, headers=browser)
+        check_headers(done)
+        assert (done.status_code, done.headers["Location"]) == (303, target)
+    assert "1 photo is being sent now." in client.get("/uploads?said=retried&n=1").text
+    actions.image = None
+    failed = client.post("/capture/r1", data=token, headers=browser)
+    assert failed.status_code == 503
+    assert "wrong password (401). Check CAMERA_USERNAME." in failed.text
+
+
+@pytest.mark.parametrize("query", ["said=nonsense", "said=retried&n=<b>", "n=5"])
+def test_messages_say_only_what_is_foreseen(client: FlaskClient, query: str) -> None:
+    text = client.get(f"/uploads?{query}").text
+    assert "<b>" not in text
+    assert "nonsense" not in text
+
+
+def test_alerts_are_told_at_their_light(client: FlaskClient, status: FakeStatus) -> None:
+    alert = {
+        "code": "upload_offline",
+        "level": "warning",
+        "message": "offline: 3 images wait",
+        "hint": "Check the internet access.",
+        "since": "2023-10-27T12:00:00.000Z",
+    }
+    status.document = {
+        **status.document,
+        "alerts": [alert],
+        "verdict": {"level": "warning", "message": "Needs attention: offline"},
+        "upload": {**status.document["upload"], "online": False, "pending": 3},
+    }
+    text = client.get("/").text
+    assert "Needs attention: offline: 3 images wait, since 27 Oct 2023 14:00:00." in text
+    light = text[text.index('id="light-uploads"') : text.index('id="light-disk"')]
+    assert "OFFLINE, 3 photos waiting" in light
+    assert "Check the internet access." in light
+    assert 'class="light warning"' in text

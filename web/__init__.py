@@ -1,0 +1,1 @@
+"""The web interface's routes: who may come in, JSON, pages."""

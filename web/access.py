@@ -1,0 +1,269 @@
+"""Who may come in: the guard before every request, login, logout, and the password."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from dataclasses import dataclass
+from typing import Final, TypeVar
+from urllib.parse import urlsplit
+
+from flask import Blueprint, Response, g, jsonify, redirect, render_template, request, url_for
+from werkzeug.wrappers import Response as BaseResponse
+
+from security import (
+    DEFAULT_PASSWORD,
+    MIN_PASSWORD_LENGTH,
+    BusyError,
+    LoginThrottle,
+    ManagedByEnvironmentError,
+    Passwords,
+    Session,
+    Sessions,
+    WeakPasswordError,
+    WrongPasswordError,
+)
+from web.errors import ApiError, wants_json
+
+_log = logging.getLogger(__name__)
+
+COOKIE: Final = "camera_session"
+_PUBLIC: Final = frozenset({"static", "access.login", "access.log_in", "api.healthz"})
+_WITH_DEFAULT_PASSWORD: Final = frozenset(
+    {"access.password", "access.change_password", "access.log_out", "api.session"}
+    | {"api.change_password"}
+)
+AnyResponse = TypeVar("AnyResponse", bound=BaseResponse)
+_SAFE: Final = ("GET", "HEAD", "OPTIONS")
+
+
+@dataclass(frozen=True)
+class Access:
+    """What decides about a request. `api_token` is empty when there is none."""
+
+    enabled: bool
+    api_token: str
+    passwords: Passwords
+    sessions: Sessions
+    throttle: LoginThrottle
+
+    def csrf_token(self) -> str:
+        """Return the token for the forms of this request's page."""
+        return self.sessions.csrf_token(_session_id() if self.enabled else None)
+
+    def guard(self) -> BaseResponse | None:
+        """Refuse a request that may not pass, or let it go on.
+
+        Raises:
+            ApiError
+        """
+        g.session = None
+        if request.endpoint in _PUBLIC:
+            return None
+        if self._has_token():
+            return None
+        if self.enabled:
+            session = self.sessions.find(_session_id())
+            if session is None:
+                return _turn_away()
+            g.session = session
+            if session.must_change_password and request.endpoint not in _WITH_DEFAULT_PASSWORD:
+                return _ask_for_new_password()
+        self._check_csrf()
+        return None
+
+    def _has_token(self) -> bool:
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if not scheme:
+            return False
+        known = self.api_token.encode()
+        is_right = hmac.compare_digest(token.strip().encode(), known)
+        if scheme.lower() == "bearer" and known and is_right:
+            return True
+        raise ApiError(401, "unauthorized", "the API token is wrong")
+
+    def _check_csrf(self) -> None:
+        """Let nothing be changed by a page of another site."""
+        if request.method in _SAFE:
+            return
+        by_browser = any(name in request.headers for name in ("Origin", "Referer", "Cookie"))
+        if not self.enabled and not by_browser:
+            return
+        given = request.headers.get("X-CSRF-Token") or request.form.get("csrf_token")
+        if not self.sessions.is_csrf_token(_session_id() if self.enabled else None, given):
+            raise ApiError(
+                403, "csrf", "this page is out of date: reload it and try again (no valid token)"
+            )
+
+    def change_password(self, current: str, new: str) -> str:
+        """Set a new password and return the id of the caller's session that goes on.
+
+        Raises:
+            ApiError
+        """
+        client = request.remote_addr or ""
+        self._slow_down(client)
+        try:
+            self.passwords.change(current, new)
+        except ManagedByEnvironmentError:
+            text = "the password is set in the environment (ADMIN_PASSWORD_HASH); change it there"
+            raise ApiError(409, "managed_by_environment", text) from None
+        except WrongPasswordError:
+            raise ApiError(403, "wrong_password", "the current password is wrong") from None
+        except WeakPasswordError as error:
+            raise ApiError(400, "weak_password", str(error)) from None
+        except BusyError:
+            raise _too_busy() from None
+        except OSError as error:
+            _log.error("the password could not be stored: %s", error)
+            text = f"the password could not be written to .env: {error.strerror or error}"
+            raise ApiError(503, "storage_error", text) from None
+        self.throttle.succeeded(client)
+        _log.info("the web password was changed from %s", client)
+        self.sessions.close(_session_id())
+        return self.sessions.open(must_change_password=False)
+
+    def log_in(self, password: str) -> str | None:
+        """Return the id of a new session, `None` when the password is wrong.
+
+        Raises:
+            ApiError: too many attempts.
+        """
+        client = request.remote_addr or ""
+        self._slow_down(client)
+        try:
+            if not self.passwords.check(password):
+                _log.warning("web login failed from %s", client)
+                return None
+        except BusyError:
+            raise _too_busy() from None
+        self.throttle.succeeded(client)
+        self.sessions.close(_session_id())
+        return self.sessions.open(must_change_password=password == DEFAULT_PASSWORD)
+
+    def _slow_down(self, client: str) -> None:
+        wait_s = self.throttle.wait_s(client)
+        if wait_s > 0:
+            seconds = int(wait_s) + 1
+            text = f"too many attempts; try again in {seconds} s"
+            raise ApiError(429, "throttled", text, retry_after_s=seconds)
+
+
+def blueprint(access: Access) -> Blueprint:
+    """Return login, logout and the password's page."""
+    pages = Blueprint("access", __name__)
+
+    @pages.get("/login")
+    def login() -> str | BaseResponse:
+        if not access.enabled or access.sessions.find(_session_id()):
+            return redirect(url_for("pages.index"), 303)
+        return render_template("login.html", error=None, default=access.passwords.is_default)
+
+    @pages.post("/login")
+    def log_in() -> Response | BaseResponse | tuple[str, int]:
+        _refuse_foreign_form()
+        session_id = access.log_in(request.form.get("password", ""))
+        if session_id is None:
+            if wants_json():
+                raise ApiError(401, "unauthorized", "the password is wrong")
+            page = render_template("login.html", error="The password is wrong.", default=False)
+            return page, 401
+        response = jsonify(ok=True) if wants_json() else redirect(_next_page(), 303)
+        return _with_cookie(response, session_id)
+
+    @pages.post("/logout")
+    def log_out() -> BaseResponse:
+        access.sessions.close(_session_id())
+        response = redirect(url_for("access.login"), 303)
+        response.delete_cookie(COOKIE, httponly=True, samesite="Lax", secure=request.is_secure)
+        return response
+
+    @pages.get("/password")
+    def password() -> str:
+        return _password_page(access, None)
+
+    @pages.post("/password")
+    def change_password() -> BaseResponse | tuple[str, int]:
+        if request.form.get("new") != request.form.get("again"):
+            return _password_page(access, "The two new passwords differ."), 400
+        try:
+            session_id = access.change_password(
+                request.form.get("current", ""), request.form.get("new", "")
+            )
+        except ApiError as error:
+            return _password_page(access, error.sentence), error.status
+        return _with_cookie(redirect(url_for("pages.index", said="password"), 303), session_id)
+
+    return pages
+
+
+def api_session(access: Access) -> Response:
+    """Return what a page must know of its session."""
+    session: Session | None = g.session
+    return jsonify(
+        authenticated=session is not None or not access.enabled or _by_token(),
+        auth_enabled=access.enabled,
+        password_change_required=session is not None and session.must_change_password,
+        csrf_token=access.csrf_token(),
+    )
+
+
+def with_new_session(response: Response, session_id: str) -> Response:
+    """Give the caller the cookie of its session's new id."""
+    return _with_cookie(response, session_id)
+
+
+def _with_cookie(response: AnyResponse, session_id: str) -> AnyResponse:
+    response.set_cookie(COOKIE, session_id, httponly=True, samesite="Lax", secure=request.is_secure)
+    return response
+
+
+def _by_token() -> bool:
+    return "Authorization" in request.headers
+
+
+def _session_id() -> str | None:
+    return request.cookies.get(COOKIE)
+
+
+def _turn_away() -> BaseResponse:
+    if request.path.startswith("/api/") or wants_json():
+        raise ApiError(401, "unauthorized", "log in first")
+    wanted = request.full_path.rstrip("?") if request.method == "GET" else "/"
+    return redirect(url_for("access.login", next=None if wanted == "/" else wanted), 303)
+
+
+def _ask_for_new_password() -> BaseResponse:
+    if request.path.startswith("/api/") or wants_json():
+        raise ApiError(403, "password_change_required", "change the default password first")
+    return redirect(url_for("access.password"), 303)
+
+
+def _refuse_foreign_form() -> None:
+    """Let no page of another site log its visitor in."""
+    origin = request.headers.get("Origin")
+    if origin is not None and urlsplit(origin).netloc != request.host:
+        raise ApiError(403, "csrf", "log in on this box's own page")
+
+
+def _next_page() -> str:
+    wanted = request.args.get("next", "/")
+    is_own = wanted.startswith("/") and not wanted.startswith(("//", "/\\"))
+    return wanted if is_own and "\n" not in wanted and "\r" not in wanted else "/"
+
+
+def _password_page(access: Access, error: str | None) -> str:
+    session: Session | None = g.session
+    return render_template(
+        "password.html",
+        error=error,
+        forced=session is not None and session.must_change_password,
+        managed=access.passwords.managed_by_environment,
+        enabled=access.enabled,
+        min_length=MIN_PASSWORD_LENGTH,
+    )
+
+
+def _too_busy() -> ApiError:
+    text = "many logins are being checked; try again in 5 s"
+    return ApiError(429, "throttled", text, retry_after_s=5)

@@ -1,0 +1,132 @@
+"""What the routes are given: state to show, things to do, and the site's cameras and zone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from zoneinfo import ZoneInfo
+
+from capture_service import CaptureOutcome
+from catalog import Catalog
+from cleanup_service import CleanupReport
+from config import CameraConfig
+from web.errors import ApiError
+
+
+class StatusSource(Protocol):
+    """What the routes show of the state."""
+
+    def status(self) -> dict[str, Any]:
+        """Return the document of `/api/status`."""
+
+    def stats(self) -> dict[str, Any]:
+        """Return the document of `/api/stats`."""
+
+    def gpio_status(self) -> dict[str, Any]:
+        """Return the document of `/api/gpio/status`."""
+
+    def health(self) -> str:
+        """Return ok, degraded, starting or failing."""
+
+
+@dataclass(frozen=True)
+class LivePicture:
+    """A camera's newest picture: two sizes of JPEG, and its age."""
+
+    jpeg: bytes
+    thumbnail: bytes
+    age_ms: int
+
+
+class NoPictureError(Exception):
+    """A camera sends nothing right now; `hint` says what to do."""
+
+    def __init__(self, reason: str, hint: str) -> None:
+        super().__init__(reason)
+        self.hint = hint
+
+
+@dataclass(frozen=True)
+class Actions:
+    """What the routes can do; each is called on a server thread.
+
+    `capture`, `latest` take a camera's key; `latest` raises `NoPictureError`.
+    """
+
+    capture: Callable[[str], CaptureOutcome]
+    latest: Callable[[str], LivePicture]
+    run_cleanup: Callable[[], CleanupReport]
+    preview_cleanup: Callable[[], CleanupReport]
+    retry_uploads: Callable[[str | None], int]
+    resolve_unknown: Callable[[str], int]
+
+
+@dataclass(frozen=True)
+class Site:
+    """Everything about this box that routes need."""
+
+    cameras: tuple[CameraConfig, ...]
+    timezone: ZoneInfo
+    stats_refresh_s: int
+    catalog: Catalog
+    status: StatusSource
+    actions: Actions
+    by_name: dict[str, CameraConfig] = field(init=False)
+    """Cameras by their key and by their name."""
+
+    def __post_init__(self) -> None:
+        """Index the cameras."""
+        words = {word: camera for camera in self.cameras for word in (camera.key, camera.name)}
+        object.__setattr__(self, "by_name", words)
+
+    def camera(self, word: str) -> CameraConfig:
+        """Return the camera of a key or name.
+
+        Raises:
+            ApiError: there is none.
+        """
+        camera = self.by_name.get(word)
+        if camera is None:
+            raise ApiError(404, "unknown_camera", f"there is no camera {word!r}")
+        return camera
+
+    def capture(self, word: str) -> CaptureOutcome:
+        """Take a picture now.
+
+        Raises:
+            ApiError: there is no such camera, it is disabled, or it gave none.
+        """
+        camera = self.camera(word)
+        if not camera.enabled:
+            raise ApiError(409, "camera_disabled", f"camera {camera.name} is disabled")
+        outcome = self.actions.capture(camera.key)
+        if outcome.image is None:
+            reason = f"camera {camera.name} gave no picture: {outcome.reason or 'no reason known'}"
+            raise ApiError(503, "camera_unavailable", reason, hint=outcome.hint)
+        return outcome
+
+    def retry(self, filename: str | None) -> int:
+        """Make one image, or all, due for upload now.
+
+        Raises:
+            ApiError: there is no such image, or it is not to be sent.
+        """
+        try:
+            retried = self.actions.retry_uploads(filename)
+        except KeyError:
+            raise ApiError(404, "not_found", f"there is no image {filename!r}") from None
+        if filename is not None and not retried:
+            raise ApiError(409, "not_retryable", f"{filename} is not to be sent")
+        return retried
+
+    def resolve_unknown(self, action: object) -> int:
+        """Send images of unknown fate, or take them for sent.
+
+        Raises:
+            ApiError: it is neither.
+        """
+        states = {"send": "pending", "mark_sent": "uploaded"}
+        if not isinstance(action, str) or action not in states:
+            raise ApiError(400, "bad_request", "action must be send or mark_sent")
+        return self.actions.resolve_unknown(states[action])
