@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import secrets
 from dataclasses import dataclass
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
@@ -28,6 +29,7 @@ from web.errors import ApiError, wants_json
 _log = logging.getLogger(__name__)
 
 COOKIE: Final = "camera_session"
+_VISITOR_COOKIE: Final = "camera_visitor"
 _PUBLIC: Final = frozenset({"static", "access.login", "access.log_in", "api.healthz"})
 _WITH_DEFAULT_PASSWORD: Final = frozenset(
     {"access.password", "access.change_password", "access.log_out", "api.session"}
@@ -154,20 +156,26 @@ def blueprint(access: Access) -> Blueprint:
     pages = Blueprint("access", __name__)
 
     @pages.get("/login")
-    def login() -> str | BaseResponse:
+    def login() -> BaseResponse:
         if not access.enabled or access.sessions.find(_session_id()):
             return redirect(url_for("pages.index"), 303)
-        return render_template("login.html", error=None, default=access.passwords.is_default)
+        return _login_page(access, None, 200)
 
     @pages.post("/login")
-    def log_in() -> Response | BaseResponse | tuple[str, int]:
-        _refuse_foreign_form()
-        session_id = access.log_in(request.form.get("password", ""))
+    def log_in() -> BaseResponse:
+        _refuse_foreign_form(access)
+        try:
+            session_id = access.log_in(request.form.get("password", ""))
+        except ApiError as error:
+            if wants_json():
+                raise
+            response = _login_page(access, error.sentence, error.status)
+            response.headers["Retry-After"] = str(error.more["retry_after_s"])
+            return response
         if session_id is None:
             if wants_json():
                 raise ApiError(401, "unauthorized", "the password is wrong")
-            page = render_template("login.html", error="The password is wrong.", default=False)
-            return page, 401
+            return _login_page(access, "The password is wrong.", 401)
         response = jsonify(ok=True) if wants_json() else redirect(_next_page(), 303)
         return _with_cookie(response, session_id)
 
@@ -239,11 +247,32 @@ def _ask_for_new_password() -> BaseResponse:
     return redirect(url_for("access.password"), 303)
 
 
-def _refuse_foreign_form() -> None:
-    """Let no page of another site log its visitor in."""
+def _login_page(access: Access, error: str | None, status: int) -> BaseResponse:
+    visitor = request.cookies.get(_VISITOR_COOKIE) or secrets.token_urlsafe(16)
+    page = render_template(
+        "login.html",
+        error=error,
+        login_token=access.sessions.csrf_token(f"visitor {visitor}"),
+    )
+    response = Response(page, status)
+    response.set_cookie(
+        _VISITOR_COOKIE, visitor, httponly=True, samesite="Lax", secure=request.is_secure
+    )
+    return response
+
+
+def _refuse_foreign_form(access: Access) -> None:
+    """Let no page of another site log its visitor in.
+
+    Our own form comes with `Origin: null`, since we send no referrer; so its token decides.
+    """
     origin = request.headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc != request.host:
-        raise ApiError(403, "csrf", "log in on this box's own page")
+    if origin is None or urlsplit(origin).netloc == request.host:
+        return
+    visitor = request.cookies.get(_VISITOR_COOKIE)
+    token = request.form.get("csrf_token")
+    if not visitor or not access.sessions.is_csrf_token(f"visitor {visitor}", token):
+        raise ApiError(403, "csrf", "reload the page of the login and try again")
 
 
 def _next_page() -> str:

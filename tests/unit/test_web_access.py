@@ -151,6 +151,19 @@ def test_a_page_of_another_site_logs_nobody_in(make_client: MakeClient) -> None:
     assert response.status_code == 403
 
 
+def test_the_login_page_vouches_for_a_form_without_an_origin(make_client: MakeClient) -> None:
+    """Browsers send `Origin: null` from a page that sends no referrer."""
+    client = make_client()
+    found = re.search(r'name="csrf_token" value="([0-9a-f]+)"', client.get("/login").text)
+    assert found
+    form = {"password": GOOD, "csrf_token": found[1]}
+    foreign = client.application.test_client()
+    null = {"Origin": "null"}
+    assert foreign.post("/login", data=form, headers=null).status_code == 403
+    assert client.post("/login", data={"password": GOOD}, headers=null).status_code == 403
+    assert client.post("/login", data=form, headers=null).status_code == 303
+
+
 def test_guesses_are_throttled(make_client: MakeClient) -> None:
     client = make_client()
     codes = [log_in(client, f"guess {n}").status_code for n in range(6)]
