@@ -353,8 +353,10 @@ class Catalog:
             where.append("id < ?")
             parameters.append(before_id)
         clause = f"WHERE {' AND '.join(where)}" if where else ""
+        # A day's images are few: find them by their time and sort them, not the other way round.
+        order = "+id" if which.since or which.until else "id"
         return self._images(
-            f"{clause} ORDER BY id DESC LIMIT ? OFFSET ?", (*parameters, limit, skip)
+            f"{clause} ORDER BY {order} DESC LIMIT ? OFFSET ?", (*parameters, limit, skip)
         )
 
     def count(self, which: ImageFilter) -> int:

@@ -93,6 +93,11 @@ CREATE TRIGGER event_changed AFTER UPDATE OF state ON events BEGIN
     UPDATE event_totals SET events = events + 1 WHERE state = NEW.state;
 END;
 """
+# Kept apart from the schema, so that catalogs of older releases get them too.
+_INDEXES: Final = """
+CREATE INDEX IF NOT EXISTS images_by_camera_and_edge ON images (camera, edge_us, state);
+CREATE INDEX IF NOT EXISTS images_by_state_and_edge ON images (state, edge_us, camera);
+"""
 _DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _FULLY_CHECKED_BYTES: Final = 64_000_000  # a larger file would delay the start
 
@@ -156,6 +161,8 @@ class Database:
                 raise StorageError(
                     f"{self._path} was written by a newer release: install that one again"
                 )
+            for statement in _statements(_INDEXES):
+                sql.execute(statement)
         if self._path.stat().st_size <= _FULLY_CHECKED_BYTES:
             found = self._writer.execute("PRAGMA quick_check(1)").fetchone()[0]
             if found != "ok":

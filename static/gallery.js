@@ -29,21 +29,27 @@ lightbox.on("uiRegister", () => {
     isButton: false,
     appendTo: "root",
     onInit: (element, viewer) => {
-      element.setAttribute("role", "status");
+      const words = document.createElement("span"), about = document.createElement("a"), download = document.createElement("a");
+      words.setAttribute("role", "status");
+      about.textContent = "All about it";
+      download.textContent = "Download";
+      element.append(words, " · ", about, " · ", download);
       viewer.on("change", () => {
         const link = viewer.currSlide.data.element;
-        const words = [...link.querySelectorAll(".line")].map((line) => line.textContent.trim());
-        const about = document.createElement("a"), download = document.createElement("a");
+        words.textContent = [...link.querySelectorAll(".line")].map((line) => line.textContent.trim()).join(" · ");
         about.href = link.href;
-        about.textContent = "All about it";
         download.href = `${link.dataset.src}?download=1`;
-        download.textContent = "Download";
-        element.replaceChildren(words.join(" · "), " · ", about, " · ", download);
       });
     },
   });
 });
-lightbox.on("afterInit", () => lightbox.pswp.element.setAttribute("aria-label", "Photo viewer"));
+lightbox.on("afterInit", () => {
+  lightbox.pswp.element.setAttribute("aria-label", "Photo viewer");
+  lightbox.pswp.element.focus();
+});
+let seen;
+lightbox.on("change", () => { seen = lightbox.pswp.currSlide?.data.element; });
+lightbox.on("destroy", () => setTimeout(() => seen?.focus()));
 lightbox.init();
 
 document.getElementById("filters").addEventListener("change", (event) => event.currentTarget.requestSubmit());

@@ -102,7 +102,7 @@ class Site:
             raise ApiError(409, "camera_disabled", f"camera {camera.name} is disabled")
         outcome = self.actions.capture(camera.key)
         if outcome.image is None:
-            reason = f"camera {camera.name} gave no picture: {outcome.reason or 'no reason known'}"
+            reason = outcome.reason or "no picture"
             raise ApiError(503, "camera_unavailable", reason, hint=outcome.hint)
         return outcome
 

@@ -189,7 +189,11 @@ def test_the_photo_of_an_edge_appears_without_reload(visitor: Visitor) -> None:
 
 @SIZES
 def test_the_gallery_filters_and_opens_photos(visitor: Visitor) -> None:
-    page = visitor.open("/photos")
+    page = visitor.open("/")
+    for _ in range(2):
+        page.get_by_role("button", name="Take a test photo, Entry").click()
+        expect(page.locator("#result-r1")).to_contain_text("Taken")
+    visitor.open("/photos")
     expect(page.get_by_role("heading", level=2).first).to_contain_text("photo")
     page.get_by_label("Camera").select_option("r1")
     expect(page).to_have_url(re.compile(r"camera=r1"))
@@ -201,19 +205,17 @@ def test_the_gallery_filters_and_opens_photos(visitor: Visitor) -> None:
     viewer = page.get_by_role("dialog", name="Photo viewer")
     expect(viewer).to_be_visible()
     expect(viewer).to_contain_text("Entry")
+    page.wait_for_timeout(600)  # the opening is animated; keys count after it
     download = viewer.get_by_role("link", name="Download")
     assert name in str(download.get_attribute("href"))
     with page.expect_download() as found:
         download.click()
     assert found.value.suggested_filename == name
-    if photos.count() > 1:
-        page.keyboard.press("ArrowRight")
-        expect(viewer.get_by_role("link", name="Download")).not_to_have_attribute(
-            "href", re.compile(re.escape(name))
-        )
+    page.keyboard.press("ArrowRight")
+    expect(download).not_to_have_attribute("href", re.compile(re.escape(name)))
     page.keyboard.press("Escape")
     expect(viewer).to_have_count(0)
-    expect(photos.first).to_be_focused()
+    expect(photos.nth(1)).to_be_focused()
     page.get_by_label("State").select_option("rejected")
     expect(page.get_by_text("No photos match.")).to_be_visible()
 
@@ -260,7 +262,7 @@ def test_a_capture_that_fails_says_why_where_one_looks(visitor: Visitor, site: D
         expect(page.locator("#caption-r3")).to_contain_text("down", timeout=10_000)
         page.get_by_role("button", name="Take a test photo, Auxiliary").click()
         result = page.locator("#result-r3")
-        expect(result).to_contain_text("No photo: camera r3 gave no picture")
+        expect(result).to_contain_text(re.compile("No photo: .*refused"))
         expect(result).to_contain_text("Check")
     finally:
         site.fault("unplug-r3", False)
