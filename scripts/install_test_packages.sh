@@ -3,7 +3,7 @@
 # Without the right to do so, say what can't be tested; in CI that is a failure.
 set -u
 packages="python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good
-gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly ffmpeg chromium"
+gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly ffmpeg chromium systemd"
 
 missing=""
 for package in $packages; do
