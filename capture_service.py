@@ -15,6 +15,7 @@ from typing import Final, Protocol
 from catalog import Catalog, UnrecordedError
 from clock import is_synchronized
 from config import CameraConfig
+from exif import Facts, with_exif
 from image_files import StorageError
 from memory import give_back
 from records import Image, Shot
@@ -92,6 +93,7 @@ class CaptureService:
         catalog: Catalog,
         stats: Stats,
         *,
+        site_id: str,
         uploads_enabled: bool,
         on_saved: Callable[[Image], None],
         clock_synchronized: Callable[[], bool | None] = is_synchronized,
@@ -102,6 +104,7 @@ class CaptureService:
                 sources[camera.key],
                 catalog,
                 stats,
+                site_id=site_id,
                 uploads_enabled=uploads_enabled,
                 on_saved=on_saved,
                 clock_synchronized=clock_synchronized,
@@ -146,6 +149,7 @@ class _CameraWorker(Worker):
         catalog: Catalog,
         stats: Stats,
         *,
+        site_id: str,
         uploads_enabled: bool,
         on_saved: Callable[[Image], None],
         clock_synchronized: Callable[[], bool | None] = is_synchronized,
@@ -155,6 +159,7 @@ class _CameraWorker(Worker):
         self._source = source
         self._catalog = catalog
         self._stats = stats
+        self._site_id = site_id
         self._uploads_enabled = uploads_enabled
         self._on_saved = on_saved
         self._clock_synchronized = clock_synchronized
@@ -251,14 +256,16 @@ class _CameraWorker(Worker):
     def _save(self, event_id: int, request: _Request, frame: Frame) -> Image:
         clock_trusted = self._clock_synchronized() is not False
         is_upload = self._uploads_enabled and request.source != "test"
+        offset_ms = round((frame.shot_s - request.edge_s) * 1000, 1)
+        facts = Facts(request.edge_at, offset_ms, self._site_id, self._camera.name, event_id)
         return self._catalog.save(
             event_id,
             Shot(
-                jpeg=frame.jpeg,
+                jpeg=with_exif(frame.jpeg, facts),
                 thumbnail=frame.thumbnail,
                 width=frame.width,
                 height=frame.height,
-                offset_ms=round((frame.shot_s - request.edge_s) * 1000, 1),
+                offset_ms=offset_ms,
                 flags=frame.flags if clock_trusted else (*frame.flags, "untrusted_clock"),
             ),
             state="pending" if is_upload else "skipped",

@@ -41,7 +41,13 @@ def test_capture(config: Config, say: Say) -> int:
     slots = threading.Semaphore(2)
     streams = {camera.key: CameraStream(camera, config.capture, slots) for camera in cameras}
     capture = CaptureService(
-        cameras, streams, catalog, Stats(), uploads_enabled=False, on_saved=_ignore
+        cameras,
+        streams,
+        catalog,
+        Stats(),
+        site_id=config.site.site_id,
+        uploads_enabled=False,
+        on_saved=_ignore,
     )
     workers: list[Worker] = [*capture.workers.values(), *streams.values()]
     say(f"Connecting to {len(cameras)} cameras …")

@@ -90,6 +90,7 @@ class Daemon:
             self._streams,
             self._catalog,
             stats,
+            site_id=config.site.site_id,
             uploads_enabled=config.upload.enabled,
             clock_synchronized=clock_synchronized,
             on_saved=self._uploads.submit,

@@ -21,6 +21,7 @@ OWNERS = {
     "urllib3": {"upload_targets"},
     "flask": {"web_app"},
     "waitress": {"web_server"},
+    "PIL": {"exif"},
     "dotenv": {"config", "security", "setup_password"},
 }
 LEAVES = ("config", "worker", "stats", "clock", "packet_ring", "rtsp_auth", "image_files")

@@ -111,6 +111,7 @@ def make_site(tmp_path: Path) -> Iterator[MakeSite]:
             {"camera_1": camera},
             catalog,
             stats,
+            site_id="gate-1",
             uploads_enabled=uploads_enabled,
             on_saved=saved.append,
             clock_synchronized=lambda: clock_synchronized,
@@ -136,7 +137,9 @@ def test_a_saved_picture_is_on_disk_in_the_catalog_counted_and_told(site: Site) 
     assert image is not None
     assert (outcome.reason, outcome.hint) == (None, None)
     assert image.filename == "r1_1698378632.jpg"
-    assert site.catalog.folder.read(image.filename) == JPEG
+    stored = site.catalog.folder.read(image.filename)
+    assert stored[:2] + stored[4 + int.from_bytes(stored[4:6], "big") :] == JPEG
+    assert b'"site": "gate-1", "camera": "r1", "event": 1' in stored
     assert (image.camera, image.source, image.state) == ("r1", "gpio", "pending")
     assert (image.width, image.height, image.size_bytes) == (1920, 1080, len(JPEG))
     assert (image.captured_at, image.offset_ms, image.flags) == (EDGE_AT, 4.0, ())

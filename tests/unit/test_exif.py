@@ -1,0 +1,70 @@
+"""EXIF in finished JPEGs: read back by another reader, the picture untouched."""
+
+from __future__ import annotations
+
+import io
+import json
+from datetime import UTC, datetime, timedelta, timezone
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from PIL.ExifTags import IFD, Base
+
+from exif import Facts, with_exif
+from image_files import jpeg_size
+
+EDGE = datetime(2026, 1, 2, 3, 4, 5, 123456, UTC)
+
+
+def picture() -> bytes:
+    done, jpeg = cv2.imencode(".jpg", np.random.default_rng(1).integers(0, 255, (48, 64, 3), "u1"))
+    assert done
+    return bytes(jpeg.tobytes())
+
+
+def facts(edge_at: datetime = EDGE, site_id: str = "gate-1") -> Facts:
+    return Facts(edge_at, -3.2, site_id, "r1", 7)
+
+
+def test_everything_is_read_back() -> None:
+    with Image.open(io.BytesIO(with_exif(picture(), facts()))) as image:
+        exif = image.getexif()
+    details = exif.get_ifd(IFD.Exif)
+    assert details[Base.DateTimeOriginal] == "2026:01:02 03:04:05"
+    assert details[Base.SubsecTimeOriginal] == "123456"
+    assert details[Base.OffsetTimeOriginal] == "+00:00"
+    assert exif[Base.ImageDescription] == "gate-1 r1 event 7"
+    assert str(exif[Base.Software]).startswith("camera-capture ")
+    comment = details[Base.UserComment]
+    assert comment[:8] == b"ASCII\0\0\0"
+    assert json.loads(comment[8:]) == {
+        "edge_at": "2026-01-02T03:04:05.123456Z",
+        "offset_ms": -3.2,
+        "site": "gate-1",
+        "camera": "r1",
+        "event": 7,
+        "software": exif[Base.Software],
+    }
+
+
+def test_the_edge_is_written_in_utc() -> None:
+    local = EDGE.astimezone(timezone(timedelta(hours=3)))
+    assert with_exif(picture(), facts(local)) == with_exif(picture(), facts())
+
+
+def test_the_scan_is_untouched() -> None:
+    jpeg = picture()
+    with_facts = with_exif(jpeg, facts())
+    assert with_facts.endswith(jpeg[2:])
+    assert jpeg_size(with_facts) == (64, 48)
+    assert np.array_equal(
+        cv2.imdecode(np.frombuffer(with_facts, np.uint8), cv2.IMREAD_COLOR),
+        cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR),
+    )
+
+
+def test_what_is_no_jpeg_is_refused() -> None:
+    with pytest.raises(ValueError, match="not a JPEG"):
+        with_exif(b"GIF89a", facts())
