@@ -141,7 +141,7 @@ def test_a_saved_picture_is_on_disk_in_the_catalog_counted_and_told(site: Site) 
     assert stored[:2] + stored[4 + int.from_bytes(stored[4:6], "big") :] == JPEG
     assert b'"site": "gate-1", "camera": "r1", "event": 1' in stored
     assert (image.camera, image.source, image.state) == ("r1", "gpio", "pending")
-    assert (image.width, image.height, image.size_bytes) == (1920, 1080, len(JPEG))
+    assert (image.width, image.height, image.size_bytes) == (1920, 1080, len(stored))
     assert (image.captured_at, image.offset_ms, image.flags) == (EDGE_AT, 4.0, ())
     assert image.clock_trusted
     assert site.saved == [image]
