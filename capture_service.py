@@ -40,6 +40,9 @@ class FrameSource(Protocol):
     def take(self, pin: Pin) -> Frame:
         """Wait for the pinned picture."""
 
+    def drop(self, pin: Pin) -> None:
+        """Let go of a pin that nobody will take."""
+
 
 @dataclass(frozen=True)
 class CaptureOutcome:
@@ -75,7 +78,10 @@ class _Request:
     edge_at: datetime
     source: str
     flags: tuple[str, ...]
-    pin: Pin
+    pins: tuple[Pin, ...]
+    """In the order of their moments."""
+    nearest: int
+    """Which of them is nearest to the edge."""
     ticket: CaptureTicket
 
 
@@ -97,6 +103,7 @@ class CaptureService:
         uploads_enabled: bool,
         on_saved: Callable[[Image], None],
         clock_synchronized: Callable[[], bool | None] = is_synchronized,
+        burst_ms: tuple[int, ...] = (0,),
     ) -> None:
         self.workers = {
             camera.key: _CameraWorker(
@@ -108,6 +115,7 @@ class CaptureService:
                 uploads_enabled=uploads_enabled,
                 on_saved=on_saved,
                 clock_synchronized=clock_synchronized,
+                burst_ms=burst_ms,
             )
             for camera in cameras
             if camera.enabled
@@ -152,7 +160,8 @@ class _CameraWorker(Worker):
         site_id: str,
         uploads_enabled: bool,
         on_saved: Callable[[Image], None],
-        clock_synchronized: Callable[[], bool | None] = is_synchronized,
+        clock_synchronized: Callable[[], bool | None],
+        burst_ms: tuple[int, ...],
     ) -> None:
         super().__init__(f"capture-{camera.name}")
         self._camera = camera
@@ -163,6 +172,7 @@ class _CameraWorker(Worker):
         self._uploads_enabled = uploads_enabled
         self._on_saved = on_saved
         self._clock_synchronized = clock_synchronized
+        self._moments_ms = [camera.offset_ms + moment_ms for moment_ms in burst_ms]
         self._requests: queue.Queue[_Request] = queue.Queue(_QUEUE_SIZE)
         self._closed = False
 
@@ -170,8 +180,9 @@ class _CameraWorker(Worker):
         self, edge_s: float, edge_at: datetime, source: str, flags: tuple[str, ...]
     ) -> CaptureTicket:
         ticket = CaptureTicket()
-        pin = self._source.pin(edge_s + self._camera.offset_ms / 1000)
-        request = _Request(edge_s, edge_at, source, flags, pin, ticket)
+        pins = tuple(self._source.pin(edge_s + ms / 1000) for ms in self._moments_ms)
+        nearest = min(range(len(pins)), key=lambda number: abs(self._moments_ms[number]))
+        request = _Request(edge_s, edge_at, source, flags, pins, nearest, ticket)
         try:
             self._requests.put_nowait(request)
         except queue.Full:
@@ -182,6 +193,7 @@ class _CameraWorker(Worker):
         return ticket
 
     def _refuse(self, request: _Request, reason: str) -> None:
+        self._drop_pins(request)
         self._stats.count_failed_capture()
         self._catalog.fail_unrecorded(self._camera.name, request.source, request.edge_at, reason)
         request.ticket.resolve(self._failure(request, reason, None))
@@ -198,19 +210,20 @@ class _CameraWorker(Worker):
         except queue.Empty:
             give_back()
             return None
-        outcome = self._capture(request)
+        try:
+            outcome = self._capture(request)
+        finally:
+            self._drop_pins(request)
         name = self._camera.name
-        if outcome.image is not None:
-            _log.info(
-                "camera %s saved %s: %s, %+.0f ms from the edge, durable after %.0f ms",
-                *(name, outcome.image.filename, request.source),
-                *(outcome.image.offset_ms, outcome.latency_ms),
-            )
-        else:
+        if outcome.image is None:
             self._stats.count_failed_capture()
             _log.error("camera %s: capture failed: %s", name, outcome.reason)
         request.ticket.resolve(outcome)
         return 0.0
+
+    def _drop_pins(self, request: _Request) -> None:
+        for pin in request.pins:
+            self._source.drop(pin)
 
     def close(self) -> None:
         """Serve what was accepted before the stop."""
@@ -226,7 +239,7 @@ class _CameraWorker(Worker):
             event_id = self._catalog.begin_event(
                 self._camera.name, request.source, request.edge_at, request.flags
             )
-            frame = self._source.take(request.pin)
+            frame = self._source.take(request.pins[request.nearest])
             image = self._save(event_id, request, frame)
         except StreamError as error:
             if event_id is not None:
@@ -250,10 +263,45 @@ class _CameraWorker(Worker):
             raise
         latency_ms = (time.monotonic() - request.edge_s) * 1000
         self._stats.count_capture(self._camera.name, latency_ms, image.offset_ms or 0.0)
+        _log.info(
+            "camera %s saved %s: %s, %+.0f ms from the edge, durable after %.0f ms",
+            *(self._camera.name, image.filename, request.source, image.offset_ms, latency_ms),
+        )
         self._on_saved(image)
-        return CaptureOutcome(image, None, None, latency_ms)
+        request.ticket.resolve(outcome := CaptureOutcome(image, None, None, latency_ms))
+        self._save_rest(event_id, request, image, frame.shot_s)
+        return outcome
 
-    def _save(self, event_id: int, request: _Request, frame: Frame) -> Image:
+    def _save_rest(
+        self, event_id: int, request: _Request, first: Image, first_shot_s: float
+    ) -> None:
+        """Save the burst's other pictures; the event is saved whatever becomes of them."""
+        shown = {first_shot_s}
+        others = [pin for number, pin in enumerate(request.pins) if number != request.nearest]
+        for number, pin in enumerate(others, 1):
+            try:
+                frame = self._source.take(pin)
+                if frame.shot_s in shown:
+                    continue  # the camera has no picture of its own for this moment
+                shown.add(frame.shot_s)
+                image = self._save(event_id, request, frame, first, number)
+            except (StreamError, StorageError) as error:
+                _log.warning(
+                    "camera %s: picture %d of the burst of %s failed: %s",
+                    *(self._camera.name, number, first.filename, error),
+                )
+                continue
+            _log.info("camera %s saved %s", self._camera.name, image.filename)
+            self._on_saved(image)
+
+    def _save(
+        self,
+        event_id: int,
+        request: _Request,
+        frame: Frame,
+        beside: Image | None = None,
+        burst: int = 0,
+    ) -> Image:
         clock_trusted = self._clock_synchronized() is not False
         is_upload = self._uploads_enabled and request.source != "test"
         offset_ms = round((frame.shot_s - request.edge_s) * 1000, 1)
@@ -270,6 +318,8 @@ class _CameraWorker(Worker):
             ),
             state="pending" if is_upload else "skipped",
             clock_trusted=clock_trusted,
+            beside=beside,
+            burst=burst,
         )
 
     def _failure(self, request: _Request, reason: str, hint: str | None) -> CaptureOutcome:

@@ -173,9 +173,19 @@ class Catalog:
         """Return how many outcomes wait in memory for a disk that can be written."""
         return len(self._unrecorded)
 
-    def save(self, event_id: int, shot: Shot, *, state: str, clock_trusted: bool) -> Image:
+    def save(
+        self,
+        event_id: int,
+        shot: Shot,
+        *,
+        state: str,
+        clock_trusted: bool,
+        beside: Image | None = None,
+        burst: int = 0,
+    ) -> Image:
         """Store a picture of an event durably and return its row.
 
+        Further pictures of a burst are named after the first, `beside`, and their number in it.
         When this returns, neither a crash nor a power cut can take the picture away.
 
         Raises:
@@ -185,7 +195,8 @@ class Catalog:
         epoch = event["edge_us"] // 1_000_000
         self._being_saved[event_id] = (event["camera"], epoch)
         try:
-            name = self.folder.write(f"{event['camera']}_{epoch}", shot.jpeg, self.has_row)
+            stem = beside.filename[:-4] if beside else f"{event['camera']}_{epoch}"
+            name = self.folder.write(stem, shot.jpeg, self.has_row, burst)
             insert = (
                 "INSERT INTO images (event_id, filename, camera, source, edge_us, offset_ms,"
                 " flags, clock_trusted, width, height, size_bytes, sha256, state)"

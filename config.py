@@ -33,6 +33,8 @@ _OURS: Final = re.compile(
     r"^(CAMERA|GPIO|UPLOAD|CAPTURE|IMAGE|CLEANUP|BIND|SITE|WEB|OFFLINE|CONNECTIVITY)_"
 )
 _MAX_BCM_PIN: Final = 27
+_OFFSET_LIMITS_MS: Final = (-2000, 5000)
+_LONGEST_BURST: Final = 9
 _SHORTEST_SECRET: Final = 4  # shorter ones would turn ordinary words of the log into stars
 
 
@@ -71,12 +73,13 @@ class CameraConfig:
 
 @dataclass(frozen=True)
 class CaptureConfig:
-    """How a frame is chosen and encoded."""
+    """How frames are chosen and encoded. `burst_ms` are moments around the wanted one, in order."""
 
     timeout_s: float
     max_offset_ms: int
     jpeg_quality: int
     rtsp_transport: str
+    burst_ms: tuple[int, ...] = (0,)
 
 
 @dataclass(frozen=True)
@@ -213,6 +216,7 @@ def redact_url(url: str) -> str:
 
 def _build(read: _Reader) -> Config:
     cameras = _cameras(read)
+    burst_ms = _burst(read, cameras)
     return Config(
         site=_site(read),
         cameras=cameras,
@@ -221,6 +225,7 @@ def _build(read: _Reader) -> Config:
             max_offset_ms=read.integer("CAPTURE_MAX_OFFSET_MS", 250, 20, 5000),
             jpeg_quality=read.integer("JPEG_QUALITY", 92, 50, 100),
             rtsp_transport=read.choice("RTSP_TRANSPORT", "tcp", ("tcp", "udp")),
+            burst_ms=burst_ms,
         ),
         gpio=_gpio(read, cameras),
         upload=_upload(read),
@@ -242,7 +247,7 @@ def _cameras(read: _Reader) -> tuple[CameraConfig, ...]:
     username = read.text("CAMERA_USERNAME", "admin")
     password = read.secret("CAMERA_PASSWORD", "admin")
     path = read.text("CAMERA_RTSP_PATH", "/avstream/channel=1/stream=0.sdp")
-    offset_ms = read.integer("CAPTURE_OFFSET_MS", 0, -2000, 5000)
+    offset_ms = read.integer("CAPTURE_OFFSET_MS", 0, *_OFFSET_LIMITS_MS)
     cameras = [_camera(read, n, username, password, path, offset_ms) for n in numbers]
     names: dict[str, str] = {}
     for camera in cameras:
@@ -289,10 +294,36 @@ def _camera(
         url=url,
         latency_ms=read.integer(f"{prefix}_LATENCY_MS", 0, 0, 5000),
         offset_ms=read.integer(
-            f"{prefix}_CAPTURE_OFFSET_MS", offset_ms, -2000, 5000, shown="CAPTURE_OFFSET_MS"
+            f"{prefix}_CAPTURE_OFFSET_MS",
+            offset_ms,
+            *_OFFSET_LIMITS_MS,
+            shown="CAPTURE_OFFSET_MS",
         ),
         pin=read.optional_integer(f"GPIO_CAMERA_{n}_PIN", default_pin, 0, _MAX_BCM_PIN),
     )
+
+
+def _burst(read: _Reader, cameras: tuple[CameraConfig, ...]) -> tuple[int, ...]:
+    """Return the moments of a burst; with a camera's offset they must stay within its limits."""
+    name = "CAPTURE_BURST_MS"
+    allowed = f"1 to {_LONGEST_BURST} different whole numbers like -400,0,400"
+    text = read.text(name, "0")
+    words = [word.strip() for word in text.split(",")]
+    if not all(re.fullmatch(r"[+-]?\d{1,5}", word) for word in words):
+        read.problem(name, text, f"must be {allowed}")
+        return (0,)
+    moments = tuple(sorted(int(word) for word in words))
+    if len(moments) > _LONGEST_BURST or len(set(moments)) < len(moments):
+        read.problem(name, text, f"must be {allowed}")
+    low, high = _OFFSET_LIMITS_MS
+    for camera in cameras:
+        first, last = camera.offset_ms + moments[0], camera.offset_ms + moments[-1]
+        if camera.enabled and not low <= first <= last <= high:
+            asked = f"{first} to {last} ms" if first != last else f"{first} ms"
+            why = f"with the offset of {camera.key} asks for {asked}; allowed: {low} to {high} ms"
+            read.problem(name, text, why)
+            break
+    return moments
 
 
 def _gpio(read: _Reader, cameras: tuple[CameraConfig, ...]) -> GpioConfig:

@@ -83,9 +83,10 @@ class ImageFolder:
         except OSError as error:
             raise StorageError.of(error, f"cannot write to {self.path}") from error
 
-    def write(self, stem: str, jpeg: bytes, taken: Callable[[str], bool]) -> str:
+    def write(self, stem: str, jpeg: bytes, taken: Callable[[str], bool], burst: int = 0) -> str:
         """Put `jpeg` durably under `stem`.jpg, or the next free `stem`_N.jpg; return the name.
 
+        With `burst` it is `stem`_b`burst`.jpg, or the next free one of these.
         The temporary file claims the name: nobody else can create it, and nothing is overwritten.
         `taken` tells of names that are in use without a file.
 
@@ -93,7 +94,10 @@ class ImageFolder:
             StorageError: nothing was written, no file was left behind.
         """
         for number in count(1):
-            name = f"{stem}.jpg" if number == 1 else f"{stem}_{number}.jpg"
+            if burst:
+                name = f"{stem}_b{burst + number - 1}.jpg"
+            else:
+                name = f"{stem}.jpg" if number == 1 else f"{stem}_{number}.jpg"
             if (self.path / name).exists() or taken(name):
                 continue
             try:

@@ -93,6 +93,7 @@ class Daemon:
             site_id=config.site.site_id,
             uploads_enabled=config.upload.enabled,
             clock_synchronized=clock_synchronized,
+            burst_ms=config.capture.burst_ms,
             on_saved=self._uploads.submit,
         )
         self._stats = stats

@@ -218,7 +218,7 @@ class CameraStream(Worker):
         height = int(session.get(cv2.CAP_PROP_FRAME_HEIGHT))
         with self._changed:
             self._size = (width, height) if width > 0 and height > 0 else None
-            self._ring = PacketRing(codec=codec, keep_s=_keep_s(self.camera))
+            self._ring = PacketRing(codec=codec, keep_s=_keep_s(self.camera, self._settings))
 
     def _read(self) -> None:
         started_s = time.monotonic()
@@ -287,6 +287,12 @@ class CameraStream(Worker):
             if pin.held is None:
                 self._pins.append(pin)
             return pin
+
+    def drop(self, pin: Pin) -> None:
+        """Let go of a pin that nobody will take; one that was taken is none any more."""
+        with self._changed:
+            if pin in self._pins:
+                self._pins.remove(pin)
 
     def take(self, pin: Pin) -> Frame:
         """Wait for the pinned picture and return it decoded.
@@ -449,9 +455,9 @@ def _fourcc(session: Any) -> str:
     return "".join(chr(code >> shift & 0x7F) for shift in (0, 8, 16, 24)).strip("\0 ")
 
 
-def _keep_s(camera: CameraConfig) -> float:
+def _keep_s(camera: CameraConfig, capture: CaptureConfig) -> float:
     """Return how many seconds of stream a capture may reach back for."""
-    return _LONGEST_GOP_S + max(0, -camera.offset_ms) / 1000
+    return _LONGEST_GOP_S + max(0, -camera.offset_ms - min(capture.burst_ms)) / 1000
 
 
 def _backoff_s(attempts: int) -> float:

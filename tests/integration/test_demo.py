@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.rigs.daemon import ROOT
-from tests.rigs.demo import FILES, demo, frames_from_the_stop
+from tests.rigs.demo import FILES, demo, frames_from_the_stop, visits_of
+from tests.rigs.gates import number_in
 
 
 def test_every_picture_shows_the_car_standing_at_the_line_and_nothing_is_left(
@@ -39,6 +40,22 @@ def test_every_picture_shows_the_car_standing_at_the_line_and_nothing_is_left(
         assert time.monotonic() - began_s <= 5, "all ends within 5 s"
     assert list((tmp_path / "tmp").iterdir()) == []
     assert [path.name for path in tmp_path.iterdir()] == ["tmp"]
+
+
+def test_a_burst_shows_the_car_before_at_and_after_the_line(tmp_path: Path) -> None:
+    with demo(tmp_path, BIND_PORT="9600", CAPTURE_BURST_MS="-400,0,400") as site:
+        site.wait_until(
+            "a burst", lambda: site.get("/api/images?state=uploaded&camera=r1")["total"] >= 3, 60
+        )
+        images = site.get("/api/images?camera=r1")["images"][-3:]
+        stem = min((image["filename"] for image in images), key=len).removesuffix(".jpg")
+        numbers = {image["filename"]: number_in(site.read(image["url"])) for image in images}
+        at_stop = numbers[f"{stem}.jpg"]
+        assert at_stop in [visit.stops_at_frame for visit in visits_of("r1")]
+        assert abs(numbers[f"{stem}_b1.jpg"] - (at_stop - 10)) <= 1
+        assert abs(numbers[f"{stem}_b2.jpg"] - (at_stop + 10)) <= 1
+        event = site.get("/api/events?state=saved")["events"][-1]
+        assert len(event["images"]) == 3
 
 
 def test_every_fault_is_said_and_passes_when_it_is_mended(tmp_path: Path) -> None:

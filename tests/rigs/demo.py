@@ -120,8 +120,12 @@ def demo(tmp_path: Path, *arguments: str, **environment: str) -> Iterator[Demo]:
         process.stdout.close()
 
 
+def visits_of(camera: str) -> tuple[clip.Visit, ...]:
+    """Return the cars of a camera's clip."""
+    return clip.load(CLIPS / f"{FILES[camera]}.h264").visits
+
+
 def frames_from_the_stop(image: dict[str, Any], jpeg: bytes) -> int:
     """Return how many frames a picture is off the one in which its car came to stand."""
-    visits = clip.load(CLIPS / f"{FILES[image['camera']]}.h264").visits
     number = number_in(jpeg)
-    return min(abs(number - visit.stops_at_frame) for visit in visits)
+    return min(abs(number - visit.stops_at_frame) for visit in visits_of(image["camera"]))

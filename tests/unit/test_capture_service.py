@@ -37,6 +37,8 @@ class FakeCamera:
         self.pinned: list[float] = []
         self.pinned_on: list[str] = []
         self.taken: list[float] = []
+        self.dropped: list[float] = []
+        self.missing: set[float] = set()
         self.gate: threading.Event | None = None
         self.taking = threading.Event()
 
@@ -52,7 +54,12 @@ class FakeCamera:
         if self.error is not None:
             raise self.error
         self.taken.append(pin.wanted_s)
+        if pin.wanted_s in self.missing:
+            raise StreamError("no picture")
         return Frame(JPEG, b"small", 1920, 1080, pin.wanted_s + self.late_s, self.flags)
+
+    def drop(self, pin: Pin) -> None:
+        self.dropped.append(pin.wanted_s)
 
 
 @dataclass
@@ -94,6 +101,7 @@ def make_site(tmp_path: Path) -> Iterator[MakeSite]:
         offset_ms: int = 0,
         enabled: bool = True,
         clock_synchronized: bool | None = True,
+        burst_ms: tuple[int, ...] = (0,),
     ) -> Site:
         cameras = config.parse({}).cameras
         first = replace(cameras[0], offset_ms=offset_ms, enabled=enabled)
@@ -115,6 +123,7 @@ def make_site(tmp_path: Path) -> Iterator[MakeSite]:
             uploads_enabled=uploads_enabled,
             on_saved=saved.append,
             clock_synchronized=lambda: clock_synchronized,
+            burst_ms=burst_ms,
         )
         return Site(service, camera, catalog, stats, saved)
 
@@ -203,6 +212,60 @@ def test_a_clock_that_is_not_synchronised_is_flagged(
     assert image is not None
     assert image.clock_trusted is trusted
     assert ("untrusted_clock" in image.flags) is not trusted
+
+
+# Bursts.
+
+
+def test_a_burst_is_one_event_with_the_nearest_picture_first(make_site: MakeSite) -> None:
+    site = make_site(burst_ms=(-400, 0, 400))
+    outcome = site.capture()
+    assert outcome.image is not None
+    stem = outcome.image.filename.removesuffix(".jpg")
+    assert [image.filename for image in site.saved] == [
+        f"{stem}.jpg",
+        f"{stem}_b1.jpg",
+        f"{stem}_b2.jpg",
+    ]
+    assert [image.offset_ms for image in site.saved] == [4.0, -396.0, 404.0]
+    assert {image.event_id for image in site.saved} == {1}
+    assert site.events() == [("saved", None)]
+    assert site.stats.snapshot().captures_succeeded == 1
+    assert sorted(site.camera.dropped) == sorted(site.camera.pinned), "no pin is left behind"
+
+
+def test_two_bursts_of_one_second_keep_their_pictures_together(make_site: MakeSite) -> None:
+    site = make_site(burst_ms=(0, 200))
+    site.capture()
+    site.capture()
+    first, second = site.saved[0].filename, site.saved[2].filename
+    assert second == first.replace(".jpg", "_2.jpg")
+    assert site.saved[3].filename == first.replace(".jpg", "_2_b1.jpg")
+
+
+def test_the_picture_nearest_to_the_edge_keeps_the_plain_name(make_site: MakeSite) -> None:
+    site = make_site(burst_ms=(-400, 0, 400), offset_ms=500)
+    site.capture()
+    assert [image.offset_ms for image in site.saved] == [104.0, 504.0, 904.0]
+
+
+def test_a_moment_without_a_picture_of_its_own_is_left_out(make_site: MakeSite) -> None:
+    site = make_site(burst_ms=(-400, 0, 400))
+    ticket = site.request()
+    site.camera.missing = {site.camera.pinned[0]}
+    site.worker.step()
+    assert ticket.result(0) is not None
+    assert [image.offset_ms for image in site.saved] == [4.0, 404.0]
+    assert site.events() == [("saved", None)]
+
+
+def test_a_burst_without_its_first_picture_fails_and_holds_nothing(make_site: MakeSite) -> None:
+    site = make_site(burst_ms=(-400, 0, 400))
+    site.camera.error = StreamError("no picture")
+    assert site.capture().image is None
+    assert site.events() == [("failed", "no picture")]
+    assert site.saved == []
+    assert sorted(site.camera.dropped) == sorted(site.camera.pinned)
 
 
 def test_two_edges_of_one_second_are_two_pictures(site: Site) -> None:

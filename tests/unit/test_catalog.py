@@ -112,8 +112,8 @@ def test_an_image_is_acknowledged_only_when_file_and_row_are_there(
     order: list[str] = []
     real_write, real_commit = catalog.folder.write, catalog._commit
 
-    def write(stem: str, jpeg: bytes, taken: Callable[[str], bool]) -> str:
-        name = real_write(stem, jpeg, taken)
+    def write(stem: str, jpeg: bytes, taken: Callable[[str], bool], burst: int) -> str:
+        name = real_write(stem, jpeg, taken, burst)
         order.append("file")
         return name
 

@@ -420,3 +420,27 @@ def test_a_mistyped_name_is_told_with_a_guess_and_without_its_value() -> None:
     assert "did you mean CAMERA_PASSWORD?" in found.warnings[0]
     assert "GPIO_MAGIC_WAND" in found.warnings[1]
     assert "c4n4ry" not in " ".join(found.warnings)
+
+
+@pytest.mark.parametrize(
+    ("text", "moments"),
+    [("0", (0,)), ("-400,0,400", (-400, 0, 400)), ("400, 0 ,+50", (0, 50, 400)), ("", (0,))],
+)
+def test_bursts(text: str, moments: tuple[int, ...]) -> None:
+    assert parse({"CAPTURE_BURST_MS": text}).capture.burst_ms == moments
+
+
+@pytest.mark.parametrize(
+    ("env", "words"),
+    [
+        ({"CAPTURE_BURST_MS": "soon"}, "different whole numbers"),
+        ({"CAPTURE_BURST_MS": "1,1"}, "different whole numbers"),
+        ({"CAPTURE_BURST_MS": "0,1,2,3,4,5,6,7,8,9"}, "1 to 9"),
+        ({"CAPTURE_BURST_MS": "-2001,0"}, "-2000 to 5000 ms"),
+        ({"CAPTURE_BURST_MS": "0,400", "CAMERA_2_CAPTURE_OFFSET_MS": "4800"}, "camera_2 asks"),
+    ],
+)
+def test_bursts_beyond_the_limits_are_refused(env: dict[str, str], words: str) -> None:
+    with pytest.raises(ConfigError, match="CAPTURE_BURST_MS=") as caught:
+        parse(env)
+    assert words in str(caught.value)
