@@ -16,10 +16,11 @@ from catalog import Catalog, UnrecordedError
 from clock import is_synchronized
 from config import CameraConfig
 from exif import Facts, with_exif
+from frame_maker import Frame
 from image_files import StorageError
 from memory import give_back
 from records import Image, Shot
-from rtsp_stream import Frame, Pin, StreamError
+from rtsp_stream import Pin, StreamError
 from stats import Stats
 from worker import Worker
 
@@ -34,8 +35,8 @@ _DEFECT_HINT: Final = "See the log."
 class FrameSource(Protocol):
     """What a capture needs of a camera."""
 
-    def pin(self, moment_s: float) -> Pin:
-        """Hold the picture of a moment on the monotonic clock."""
+    def pin(self, moment_s: float, within_s: float = 0.0) -> Pin:
+        """Hold the picture of a moment on the monotonic clock, or the best one around it."""
 
     def take(self, pin: Pin) -> Frame:
         """Wait for the pinned picture."""
@@ -104,6 +105,7 @@ class CaptureService:
         on_saved: Callable[[Image], None],
         clock_synchronized: Callable[[], bool | None] = is_synchronized,
         burst_ms: tuple[int, ...] = (0,),
+        best_within_ms: int = 0,
     ) -> None:
         self.workers = {
             camera.key: _CameraWorker(
@@ -116,6 +118,7 @@ class CaptureService:
                 on_saved=on_saved,
                 clock_synchronized=clock_synchronized,
                 burst_ms=burst_ms,
+                best_within_ms=best_within_ms,
             )
             for camera in cameras
             if camera.enabled
@@ -162,6 +165,7 @@ class _CameraWorker(Worker):
         on_saved: Callable[[Image], None],
         clock_synchronized: Callable[[], bool | None],
         burst_ms: tuple[int, ...],
+        best_within_ms: int,
     ) -> None:
         super().__init__(f"capture-{camera.name}")
         self._camera = camera
@@ -173,6 +177,7 @@ class _CameraWorker(Worker):
         self._on_saved = on_saved
         self._clock_synchronized = clock_synchronized
         self._moments_ms = [camera.offset_ms + moment_ms for moment_ms in burst_ms]
+        self._within_s = best_within_ms / 1000
         self._requests: queue.Queue[_Request] = queue.Queue(_QUEUE_SIZE)
         self._closed = False
 
@@ -180,7 +185,9 @@ class _CameraWorker(Worker):
         self, edge_s: float, edge_at: datetime, source: str, flags: tuple[str, ...]
     ) -> CaptureTicket:
         ticket = CaptureTicket()
-        pins = tuple(self._source.pin(edge_s + ms / 1000) for ms in self._moments_ms)
+        pins = tuple(
+            self._source.pin(edge_s + ms / 1000, self._within_s) for ms in self._moments_ms
+        )
         nearest = min(range(len(pins)), key=lambda number: abs(self._moments_ms[number]))
         request = _Request(edge_s, edge_at, source, flags, pins, nearest, ticket)
         try:

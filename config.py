@@ -35,6 +35,7 @@ _OURS: Final = re.compile(
 _MAX_BCM_PIN: Final = 27
 _OFFSET_LIMITS_MS: Final = (-2000, 5000)
 _LONGEST_BURST: Final = 9
+_WIDEST_CHOICE_MS: Final = 1000
 _SHORTEST_SECRET: Final = 4  # shorter ones would turn ordinary words of the log into stars
 
 
@@ -73,13 +74,18 @@ class CameraConfig:
 
 @dataclass(frozen=True)
 class CaptureConfig:
-    """How frames are chosen and encoded. `burst_ms` are moments around the wanted one, in order."""
+    """How frames are chosen and encoded.
+
+    `burst_ms` are moments around the wanted one, in order. With `best_within_ms` the sharpest frame
+    that is no further from its moment is chosen, not the nearest.
+    """
 
     timeout_s: float
     max_offset_ms: int
     jpeg_quality: int
     rtsp_transport: str
     burst_ms: tuple[int, ...] = (0,)
+    best_within_ms: int = 0
 
 
 @dataclass(frozen=True)
@@ -226,6 +232,7 @@ def _build(read: _Reader) -> Config:
             jpeg_quality=read.integer("JPEG_QUALITY", 92, 50, 100),
             rtsp_transport=read.choice("RTSP_TRANSPORT", "tcp", ("tcp", "udp")),
             burst_ms=burst_ms,
+            best_within_ms=read.integer("CAPTURE_BEST_WITHIN_MS", 0, 0, _WIDEST_CHOICE_MS),
         ),
         gpio=_gpio(read, cameras),
         upload=_upload(read),

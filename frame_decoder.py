@@ -1,6 +1,6 @@
 """From undecoded packets to a JPEG: one GOP's beginning is decoded, up to the wanted picture.
 
-Used by `rtsp_stream` alone; the two are the only modules that know OpenCV.
+With `rtsp_stream` and `picture_gate` one of the three modules that know OpenCV.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -48,37 +48,32 @@ def set_up_opencv(transport: str) -> None:
     cv2.setNumThreads(1)
 
 
-def decode(packets: Sequence[bytes], frames: int) -> tuple[Bgr | None, bool]:
-    """Decode `packets` and return frame number `frames`, and whether that many came.
+def decode(
+    packets: Sequence[bytes], wanted: Container[int], last: int, keep: Callable[[int, Bgr], None]
+) -> int:
+    """Decode `packets` up to frame number `last` and return how many frames came.
 
-    When fewer come, the last of them is returned. A memory file is what every OpenCV from 4.6 on
-    reads a bare H.264 or H.265 stream from.
+    Frames count from 1; those `wanted` are handed to `keep`. A memory file is what every OpenCV
+    from 4.6 on reads a bare H.264 or H.265 stream from.
     """
     descriptor = os.memfd_create("gop")
     try:
         with os.fdopen(descriptor, "wb", closefd=False) as file:
             file.writelines(packets)
-        came, bgr = _grab(descriptor, frames)
-        if bgr is None and came:
-            _, bgr = _grab(descriptor, came)
-        return bgr, came == frames
+        decoder = cv2.VideoCapture(f"/proc/self/fd/{descriptor}", cv2.CAP_FFMPEG)
+        try:
+            came = 0
+            while came < last and decoder.grab():
+                came += 1
+                if came in wanted:
+                    found, bgr = decoder.retrieve()
+                    if found:
+                        keep(came, np.asarray(bgr, np.uint8))
+            return came
+        finally:
+            decoder.release()
     finally:
         os.close(descriptor)
-
-
-def _grab(descriptor: int, frames: int) -> tuple[int, Bgr | None]:
-    """Grab up to `frames` frames; return how many came and, if all did, the last one."""
-    decoder = cv2.VideoCapture(f"/proc/self/fd/{descriptor}", cv2.CAP_FFMPEG)
-    try:
-        came = 0
-        while came < frames and decoder.grab():
-            came += 1
-        if came < frames:
-            return came, None
-        found, bgr = decoder.retrieve()
-        return came, np.asarray(bgr, np.uint8) if found else None
-    finally:
-        decoder.release()
 
 
 class EarlyDecode:
@@ -170,7 +165,10 @@ def encode_jpeg(bgr: Bgr, quality: int) -> bytes:
 
 def thumbnail(bgr: Bgr) -> bytes:
     """Return a small JPEG, 320 pixels wide. Raises `EncodeError`."""
-    height, width = bgr.shape[:2]
-    size = (_THUMBNAIL_WIDTH, max(1, round(_THUMBNAIL_WIDTH * height / width)))
-    small = cv2.resize(bgr, size, interpolation=cv2.INTER_AREA)
-    return encode_jpeg(np.asarray(small, np.uint8), _THUMBNAIL_QUALITY)
+    return encode_jpeg(reduced(bgr, _THUMBNAIL_WIDTH), _THUMBNAIL_QUALITY)
+
+
+def reduced(bgr: Bgr, width: int) -> Bgr:
+    """Return a picture made `width` pixels wide, every pixel the mean of those it stands for."""
+    size = (width, max(1, round(width * bgr.shape[0] / bgr.shape[1])))
+    return np.asarray(cv2.resize(bgr, size, interpolation=cv2.INTER_AREA), np.uint8)

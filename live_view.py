@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from rtsp_stream import CameraStream, Frame, StreamError
+from frame_maker import Frame
+from rtsp_stream import CameraStream, StreamError
 
 _KEEP_S: Final = 0.5
 

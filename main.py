@@ -94,6 +94,7 @@ class Daemon:
             uploads_enabled=config.upload.enabled,
             clock_synchronized=clock_synchronized,
             burst_ms=config.capture.burst_ms,
+            best_within_ms=config.capture.best_within_ms,
             on_saved=self._uploads.submit,
         )
         self._stats = stats

@@ -6,12 +6,15 @@ Positions are the stream's own time, arrivals the host's monotonic clock, both i
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from statistics import median
+from statistics import median, mode
 from typing import Final
+
+from nal_units import slices_of, without_parameter_sets
 
 _ANCHOR_PACKETS: Final = 250
 _SKIPPED_PACKETS: Final = 3  # a session's first packets can come up to 39 ms early
@@ -24,8 +27,9 @@ _IRREGULAR_SHARE: Final = 0.2  # more wide gaps: the frame rate varies, nothing 
 _RECENT: Final = 50
 _BACK_STEPS: Final = 3  # so many among the recent pictures are B-frames, no accident
 _SAME_PICTURE_S: Final = 1e-6
-_H264_PARAMETER_SETS: Final = frozenset({7, 8, 9})
-_H265_PARAMETER_SETS: Final = frozenset({32, 33, 34, 35})
+_SLICES_SEEN: Final = 50
+_SLICES_KNOWN: Final = 10  # from so many pictures on, the usual number of slices is known
+_SLICES_SHARE: Final = 0.9
 
 
 @dataclass(slots=True)
@@ -35,6 +39,9 @@ class Picture:
     position_s: float
     arrival_s: float
     packets: list[bytes]
+    slices: int
+    headless: bool
+    """Its first slice was lost."""
 
 
 @dataclass(slots=True)
@@ -83,6 +90,7 @@ class PacketRing:
         self._delays: deque[float] = deque(maxlen=_ANCHOR_PACKETS)
         self._begin_delays: deque[float] = deque(maxlen=_ANCHOR_PACKETS)  # of first slices
         self._recent_s: deque[float] = deque(maxlen=_RECENT)
+        self._slices: deque[int] = deque(maxlen=_SLICES_SEEN)
         self._skip = _SKIPPED_PACKETS
         self._last_delay_s = 0.0
         self._last_key = False
@@ -102,6 +110,8 @@ class PacketRing:
             return
         self._last_key = key
         self._pictures_seen += 1
+        if self._gops:  # only now the picture before is known to be complete
+            self._slices.append(self._gops[-1].pictures[-1].slices)
         if self._breaks_time_base(position_s, arrival_s):
             self.clear()
         self._note_timing(position_s, arrival_s)
@@ -111,7 +121,8 @@ class PacketRing:
         if not self._gops:
             return
         gop = self._gops[-1]
-        gop.pictures.append(Picture(position_s, arrival_s, [packet]))
+        slices, headless = slices_of(packet, self._codec)
+        gop.pictures.append(Picture(position_s, arrival_s, [packet], slices, headless))
         self._grow(gop, len(packet))
         self._trim()
 
@@ -162,27 +173,50 @@ class PacketRing:
         )
         if not candidates:
             return None
-        first_gap = {id(gop): self._first_gap(gop) for gop in self._gops}
+        whole = {id(gop): self._undamaged(gop) for gop in self._gops}
         for distance_s, gop, index in candidates:
             if distance_s > within_s:
                 break
-            if index < first_gap[id(gop)]:
-                return self._choice(gop, index, anchor_s, damaged=False)
+            if index < whole[id(gop)]:
+                return self._choices(gop, [index], damaged=False)[0]
         _, gop, index = candidates[0]
-        return self._choice(gop, index, anchor_s, damaged=index >= first_gap[id(gop)])
+        return self._choices(gop, [index], damaged=index >= whole[id(gop)])[0]
 
-    def _choice(self, gop: Gop, index: int, anchor_s: float, *, damaged: bool) -> Choice:
-        prefix = gop.pictures[: index + 1]
-        shown = prefix[-1].position_s
+    def around(self, wanted_s: float, within_s: float) -> list[Choice]:
+        """Return all undamaged pictures shot no further than `within_s` from `wanted_s`.
+
+        Those of one GOP share their packets, so that it is decoded once.
+        """
+        anchor_s = self._anchor_s()
+        found: list[Choice] = []
+        for gop in self._gops:
+            whole, start = self._undamaged(gop), gop.pictures[0].position_s
+            indexes = [
+                index
+                for index, picture in enumerate(gop.pictures[:whole])
+                if abs(picture.position_s + anchor_s - wanted_s) <= within_s
+                and picture.position_s >= start
+            ]
+            if indexes:
+                found += self._choices(gop, indexes, damaged=False)
+        return found
+
+    def _choices(self, gop: Gop, indexes: Sequence[int], *, damaged: bool) -> list[Choice]:
+        """Return choices of pictures in one GOP, all with the packets up to the last of them."""
+        prefix = gop.pictures[: max(indexes) + 1]
+        packets = tuple(packet for picture in prefix for packet in picture.packets)
         start = prefix[0].position_s
-        earlier = sum(start <= picture.position_s < shown for picture in prefix)
-        return Choice(
-            packets=tuple(packet for picture in prefix for packet in picture.packets),
-            frame_index=earlier if self._b_frames else index,
-            shot_s=shown + anchor_s,
-            damaged=damaged,
-            timing_unsure=not self._settled(),
-        )
+        shown = sorted(p.position_s for p in prefix if p.position_s >= start)
+        return [
+            Choice(
+                packets=packets,
+                frame_index=bisect_left(shown, prefix[i].position_s) if self._b_frames else i,
+                shot_s=prefix[i].position_s + self._anchor_s(),
+                damaged=damaged,
+                timing_unsure=not self._settled(),
+            )
+            for i in indexes
+        ]
 
     def _pictures(self) -> Iterator[tuple[Gop, int, Picture]]:
         """Yield what can be decoded: pictures shown before their keyframe can't be."""
@@ -199,8 +233,8 @@ class PacketRing:
         if not self._gops:
             return
         picture = self._gops[-1].pictures[-1]
-        if self._codec != "mjpeg":
-            packet = _without_parameter_sets(packet, self._codec)
+        packet = without_parameter_sets(packet, self._codec)
+        picture.slices += slices_of(packet, self._codec)[0]
         picture.packets.append(packet)
         picture.arrival_s = arrival_s
         self._grow(self._gops[-1], len(packet))
@@ -292,6 +326,23 @@ class PacketRing:
             and self._newest_s - self._first_position_s >= _SETTLE_S
         )
 
+    def _undamaged(self, gop: Gop) -> int:
+        """Return how many pictures of `gop` come before the first that lacks something."""
+        usual = self._usual_slices()
+        torn = (
+            index
+            for index, picture in enumerate(gop.pictures)
+            if picture.headless or picture.slices < usual
+        )
+        return min(next(torn, len(gop.pictures)), self._first_gap(gop))
+
+    def _usual_slices(self) -> int:
+        """Return how many slices a picture has; 0 when that varies or is not known yet."""
+        if len(self._slices) < _SLICES_KNOWN:
+            return 0
+        usual = mode(self._slices)
+        return usual if self._slices.count(usual) >= _SLICES_SHARE * len(self._slices) else 0
+
     def _first_gap(self, gop: Gop) -> int:
         """Return the index of the first picture of `gop` that lacks a predecessor."""
         period_s = self.period_s
@@ -309,20 +360,3 @@ class PacketRing:
             > longest_s
         ]
         return min(gaps, default=len(gop.pictures))
-
-
-def _without_parameter_sets(packet: bytes, codec: str) -> bytes:
-    """Return an Annex-B packet without the parameter sets and delimiters it begins with."""
-    sets = _H264_PARAMETER_SETS if codec == "h264" else _H265_PARAMETER_SETS
-    start = 0
-    while True:
-        prefix = 4 if packet.startswith(b"\0\0\0\1", start) else 3
-        if not packet.startswith(b"\0\0\1", start + prefix - 3) or len(packet) <= start + prefix:
-            return packet[start:]
-        first = packet[start + prefix]
-        if (first & 0x1F if codec == "h264" else first >> 1 & 0x3F) not in sets:
-            return packet[start:]
-        following = packet.find(b"\0\0\1", start + prefix)
-        if following < 0:
-            return b""
-        start = following - 1 if packet[following - 1] == 0 else following

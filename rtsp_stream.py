@@ -1,6 +1,6 @@
 """A camera's RTSP session kept open, its packets in a ring, and frames decoded on demand.
 
-The only module that imports OpenCV. One reader thread a camera receives packets and never decodes;
+One reader thread a camera receives packets and never decodes;
 a capture decodes a single GOP's beginning, up to the picture it wants.
 """
 
@@ -11,24 +11,17 @@ import math
 import random
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import cv2
 
 from config import CameraConfig, CaptureConfig
 from diagnosis import Diagnosis, diagnose
-from frame_decoder import (
-    Bgr,
-    EarlyDecode,
-    EncodeError,
-    decode,
-    decode_jpeg,
-    encode_jpeg,
-    set_up_opencv,
-    thumbnail,
-)
+from frame_decoder import set_up_opencv
+from frame_maker import EarlyFrame, Frame, FrameMaker, Held, PictureError
 from packet_ring import Choice, PacketRing
 from worker import Worker
 
@@ -73,18 +66,6 @@ class StreamError(Exception):
 
 
 @dataclass(frozen=True)
-class Frame:
-    """A picture as it goes to disk. `shot_s` is on the monotonic clock, sizes are in pixels."""
-
-    jpeg: bytes
-    thumbnail: bytes
-    width: int
-    height: int
-    shot_s: float
-    flags: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class StreamStatus:
     """What is known of a camera right now; `state` is one of those in docs/architecture.md."""
 
@@ -102,32 +83,23 @@ class StreamStatus:
     b_frames: bool
 
 
-@dataclass(frozen=True)
-class _Held:
-    """A choice together with what its session needs to decode it."""
-
-    choice: Choice
-    codec: str
-    extradata: bytes
-
-    @property
-    def packets(self) -> tuple[bytes, ...]:
-        """What the decoder is fed with."""
-        return (self.extradata, *self.choice.packets)
-
-    @property
-    def frames(self) -> int:
-        """The wanted picture is this frame of those that come out, counted from 1."""
-        return self.choice.frame_index + 1
-
-
 class Pin:
-    """A moment somebody wants the picture of, kept from the ring's forgetting."""
+    """A moment somebody wants the picture of, kept from the ring's forgetting.
 
-    def __init__(self, wanted_s: float, fallback: _Held | None) -> None:
+    `held` is empty until the pictures within `within_s` of the moment can no longer change;
+    without `within_s` it is one, the nearest.
+    """
+
+    def __init__(self, wanted_s: float, within_s: float, fallback: Held | None) -> None:
         self.wanted_s = wanted_s
+        self.within_s = within_s
         self.fallback = fallback
-        self.held: _Held | None = None
+        self.held: Sequence[Held] = ()
+
+    @property
+    def settled_s(self) -> float:
+        """When the last picture that matters is shot."""
+        return self.wanted_s + self.within_s
 
 
 class CameraStream(Worker):
@@ -142,8 +114,7 @@ class CameraStream(Worker):
         super().__init__(f"camera-{camera.name}")
         self.camera = camera
         self._settings = capture
-        self._decode_slots = decode_slots
-        self._decoding = threading.Lock()
+        self._maker = FrameMaker(capture, decode_slots)
         self._latency_s = camera.latency_ms / 1000
         self._attempts = 0
         self._session: Any = None
@@ -248,10 +219,10 @@ class CameraStream(Worker):
                 return
             ring.append(position_s, arrival_s, key, packet)
             for pin in self._pins:
-                if ring.covers(pin.wanted_s):
-                    pin.held = self._hold_nearest(pin.wanted_s)
+                if ring.covers(pin.settled_s):
+                    pin.held = self._hold(pin.wanted_s, pin.within_s)
             if any(pin.held for pin in self._pins):
-                self._pins = [pin for pin in self._pins if pin.held is None]
+                self._pins = [pin for pin in self._pins if not pin.held]
                 self._changed.notify_all()
 
     def _lose(self, reason: str, hint: str) -> None:
@@ -277,14 +248,18 @@ class CameraStream(Worker):
 
     # Any thread.
 
-    def pin(self, moment_s: float) -> Pin:
-        """Hold the picture of `moment_s` on the monotonic clock, past or to come."""
+    def pin(self, moment_s: float, within_s: float = 0.0) -> Pin:
+        """Hold the picture of `moment_s` on the monotonic clock, past or to come.
+
+        With `within_s` it is the sharpest of the pictures that are no further away.
+        """
         wanted_s = moment_s + self._latency_s
         with self._changed:
-            pin = Pin(wanted_s, self._hold_nearest(wanted_s))
-            if self._ring is not None and self._ring.covers(wanted_s):
-                pin.held = pin.fallback
-            if pin.held is None:
+            nearest = self._hold(wanted_s)
+            pin = Pin(wanted_s, within_s, nearest[0] if nearest else None)
+            if self._ring is not None and self._ring.covers(pin.settled_s):
+                pin.held = self._hold(wanted_s, within_s) if within_s else nearest
+            if not pin.held:
                 self._pins.append(pin)
             return pin
 
@@ -309,15 +284,17 @@ class CameraStream(Worker):
             try:
                 self._settle(pin, _EARLY_WAIT_S)
             finally:
-                if pin.held is not None:
-                    bgr = early.finish(pin.held.packets, pin.held.frames)
-                else:
-                    early.abandon()
-                self._decode_slots.release()
-                self._decoding.release()
+                bgr = early.end(pin.held[0] if pin.held else None)
         self._settle(pin, math.inf)
-        assert pin.held is not None  # noqa: S101 - nothing else ends an endless wait
-        return self._frame(pin.held, bgr, pin.wanted_s)
+        try:
+            frame = self._maker.frame(
+                pin.held, pin.wanted_s, bgr=bgr, neighbours=lambda: self._hold_around(pin)
+            )
+        except PictureError as error:
+            raise StreamError(str(error), _CODEC_HINT) from error
+        with self._changed:
+            self._size = (frame.width, frame.height)
+        return replace(frame, shot_s=frame.shot_s - self._latency_s)
 
     def give_up_waiting(self) -> None:
         """Let nobody wait any more for a camera that sends nothing."""
@@ -352,38 +329,28 @@ class CameraStream(Worker):
                 b_frames=ring is not None and ring.has_b_frames,
             )
 
-    def _begin_early(self, pin: Pin) -> EarlyDecode | None:
-        """Decode what is there while the pinned picture is still to come, if nothing waits."""
+    def _begin_early(self, pin: Pin) -> EarlyFrame | None:
+        """Decode what is there while the pinned picture is still to come, if that helps."""
         with self._changed:
             held = pin.fallback
-            if pin.held is not None or held is None or held.codec == "mjpeg":
+            if pin.held or pin.within_s or held is None or held.codec == "mjpeg":
                 return None
             if not self._live() or (self._ring is not None and self._ring.has_b_frames):
                 return None
-        if not self._decoding.acquire(blocking=False):
-            return None
-        if not self._decode_slots.acquire(blocking=False):
-            self._decoding.release()
-            return None
-        try:
-            return EarlyDecode(held.packets, held.frames)
-        except BaseException:
-            self._decode_slots.release()
-            self._decoding.release()
-            raise
+        return self._maker.begin_early(held)
 
     def _settle(self, pin: Pin, wait_at_most_s: float) -> None:
         """Wait until the pin holds its picture, or the best one when its own does not come."""
         give_up_s = time.monotonic() + wait_at_most_s
         with self._changed:
-            while pin.held is None:
+            while not pin.held:
                 live = self._live()
                 patience_s = _LIVE_WAIT_S if live else self._settings.timeout_s
                 now_s = time.monotonic()
-                wait_s = pin.wanted_s + min(patience_s, self._settings.timeout_s) - now_s
+                wait_s = pin.settled_s + min(patience_s, self._settings.timeout_s) - now_s
                 if wait_s <= 0 or self.stopping or not (live or self._patient):
                     self._pins.remove(pin)
-                    pin.held = self._best_late(pin)
+                    pin.held = (self._best_late(pin),)
                 elif now_s >= give_up_s:
                     return
                 else:
@@ -399,55 +366,28 @@ class CameraStream(Worker):
             shot_s = self._ring.newest_shot_s if self._ring is not None else None
         return time.monotonic() - (self._opened_s if shot_s is None else shot_s)
 
-    def _hold_nearest(self, wanted_s: float) -> _Held | None:
+    def _hold(self, wanted_s: float, within_s: float = 0.0) -> tuple[Held, ...]:
+        """Return the picture nearest to a moment, or all undamaged ones around it."""
         if self._ring is None:
-            return None
-        choice = self._ring.nearest(wanted_s, self._settings.max_offset_ms / 1000)
-        return None if choice is None else _Held(choice, self._codec, self._extradata)
+            return ()
+        around = self._ring.around(wanted_s, within_s) if within_s else ()
+        nearest = self._ring.nearest(wanted_s, self._settings.max_offset_ms / 1000)
+        choices: Sequence[Choice] = around or ((nearest,) if nearest else ())
+        return tuple(Held(choice, self._codec, self._extradata) for choice in choices)
 
-    def _best_late(self, pin: Pin) -> _Held:
+    def _hold_around(self, pin: Pin) -> tuple[Held, ...]:
+        """Return what may stand in for a pinned picture that proves damaged."""
+        with self._changed:
+            return self._hold(pin.wanted_s, self._settings.max_offset_ms / 1000)
+
+    def _best_late(self, pin: Pin) -> Held:
         """Return the nearest picture there ever was to a moment whose own did not come."""
-        found = [held for held in (pin.fallback, self._hold_nearest(pin.wanted_s)) if held]
+        found = [held for held in (pin.fallback, *self._hold(pin.wanted_s)) if held]
         best = min(found, key=lambda held: abs(held.choice.shot_s - pin.wanted_s), default=None)
         if best is None or abs(best.choice.shot_s - pin.wanted_s) > self._settings.timeout_s:
             reason = self._reason or "no picture from the camera yet"
             raise StreamError(reason, self._hint or _SILENT.hint)
         return best
-
-    def _frame(self, held: _Held, bgr: Bgr | None, wanted_s: float) -> Frame:
-        """Make a frame of what is held, whose picture `bgr` may be decoded already."""
-        complete = True
-        try:
-            with self._decoding, self._decode_slots:
-                if held.codec == "mjpeg":
-                    jpeg = b"".join(held.packets)
-                    bgr = decode_jpeg(jpeg)
-                elif bgr is None:
-                    bgr, complete = decode(held.packets, held.frames)
-                if bgr is None:
-                    raise StreamError("the picture could not be decoded", _CODEC_HINT)
-                if held.codec != "mjpeg":
-                    jpeg = encode_jpeg(bgr, self._settings.jpeg_quality)
-                small = thumbnail(bgr)
-        except EncodeError as error:
-            raise StreamError(str(error)) from error
-        height, width = bgr.shape[:2]
-        with self._changed:
-            self._size = (width, height)
-        choice = held.choice
-        flags = {
-            "stale": abs(choice.shot_s - wanted_s) * 1000 > self._settings.max_offset_ms,
-            "timing_unsure": choice.timing_unsure,
-            "damaged": choice.damaged or not complete,
-        }
-        return Frame(
-            jpeg=jpeg,
-            thumbnail=small,
-            width=width,
-            height=height,
-            shot_s=choice.shot_s - self._latency_s,
-            flags=tuple(name for name, raised in flags.items() if raised),
-        )
 
 
 def _fourcc(session: Any) -> str:
@@ -457,7 +397,8 @@ def _fourcc(session: Any) -> str:
 
 def _keep_s(camera: CameraConfig, capture: CaptureConfig) -> float:
     """Return how many seconds of stream a capture may reach back for."""
-    return _LONGEST_GOP_S + max(0, -camera.offset_ms - min(capture.burst_ms)) / 1000
+    earliest_ms = camera.offset_ms + min(capture.burst_ms) - capture.best_within_ms
+    return _LONGEST_GOP_S + max(0, -earliest_ms) / 1000
 
 
 def _backoff_s(attempts: int) -> float:

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import config
-from rtsp_stream import CameraStream, Frame, StreamError
+from frame_maker import Frame
+from rtsp_stream import CameraStream, StreamError
 from tests.rigs.clips import clip, read_frame_number
 from tests.rigs.rtsp import RtspServer
 

@@ -12,9 +12,16 @@ SOURCES = {path.stem: path for path in sorted(ROOT.glob("*.py"))}
 WEB = {f"web.{path.stem}": path for path in sorted((ROOT / "web").glob("*.py"))}
 SERVICES = {"capture_service", "uploader", "gpio_service", "cleanup_service", "web_app"}
 WEB_MAY_IMPORT = {"capture_service", "cleanup_service"}
-WEB_MAY_NOT_KNOW = {"database", "rtsp_stream", "frame_decoder", "worker", "upload_targets"}
+WEB_MAY_NOT_KNOW = {
+    "database",
+    "rtsp_stream",
+    "frame_maker",
+    "frame_decoder",
+    "worker",
+    "upload_targets",
+}
 OWNERS = {
-    "cv2": {"rtsp_stream", "frame_decoder"},
+    "cv2": {"rtsp_stream", "frame_decoder", "picture_gate"},
     "sqlite3": {"catalog", "database", "records"},
     "RPi": set[str](),
     "requests": {"upload_targets"},
@@ -24,7 +31,7 @@ OWNERS = {
     "PIL": {"exif"},
     "dotenv": {"config", "security", "setup_password"},
 }
-LEAVES = ("config", "worker", "stats", "clock", "packet_ring", "rtsp_auth", "image_files")
+LEAVES = ("config", "worker", "stats", "clock", "nal_units", "rtsp_auth", "image_files")
 MAY_NOT_KNOW = {
     "catalog": {"rtsp_stream", "gpio_service", "upload_targets", "upload_line", "uploader"},
     "rtsp_stream": {"catalog", "image_files", "records", "gpio_service", "uploader"},

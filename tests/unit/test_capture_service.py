@@ -15,9 +15,10 @@ import capture_service
 import config
 from capture_service import CaptureService
 from catalog import Catalog, UnrecordedError
+from frame_maker import Frame
 from image_files import StorageError
 from records import Image
-from rtsp_stream import Frame, Pin, StreamError
+from rtsp_stream import Pin, StreamError
 from stats import Stats
 from worker import Worker, stop_all
 
@@ -35,6 +36,7 @@ class FakeCamera:
         self.flags: tuple[str, ...] = ()
         self.error: Exception | None = None
         self.pinned: list[float] = []
+        self.within_s = 0.0
         self.pinned_on: list[str] = []
         self.taken: list[float] = []
         self.dropped: list[float] = []
@@ -42,10 +44,11 @@ class FakeCamera:
         self.gate: threading.Event | None = None
         self.taking = threading.Event()
 
-    def pin(self, moment_s: float) -> Pin:
+    def pin(self, moment_s: float, within_s: float = 0.0) -> Pin:
         self.pinned.append(moment_s)
+        self.within_s = within_s
         self.pinned_on.append(threading.current_thread().name)
-        return Pin(moment_s, None)
+        return Pin(moment_s, within_s, None)
 
     def take(self, pin: Pin) -> Frame:
         self.taking.set()
@@ -102,6 +105,7 @@ def make_site(tmp_path: Path) -> Iterator[MakeSite]:
         enabled: bool = True,
         clock_synchronized: bool | None = True,
         burst_ms: tuple[int, ...] = (0,),
+        best_within_ms: int = 0,
     ) -> Site:
         cameras = config.parse({}).cameras
         first = replace(cameras[0], offset_ms=offset_ms, enabled=enabled)
@@ -124,6 +128,7 @@ def make_site(tmp_path: Path) -> Iterator[MakeSite]:
             on_saved=saved.append,
             clock_synchronized=lambda: clock_synchronized,
             burst_ms=burst_ms,
+            best_within_ms=best_within_ms,
         )
         return Site(service, camera, catalog, stats, saved)
 
@@ -451,3 +456,9 @@ def test_an_edge_after_the_end_is_refused_not_forgotten(site: Site) -> None:
     assert outcome is not None
     assert outcome.reason == "the program is ending"
     assert site.events() == [("failed", "the program is ending")]
+
+
+def test_the_best_frame_is_asked_for_within_its_window(make_site: MakeSite) -> None:
+    site = make_site(best_within_ms=120)
+    site.capture()
+    assert site.camera.within_s == 0.12

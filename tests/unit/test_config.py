@@ -444,3 +444,9 @@ def test_bursts_beyond_the_limits_are_refused(env: dict[str, str], words: str) -
     with pytest.raises(ConfigError, match="CAPTURE_BURST_MS=") as caught:
         parse(env)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["-1", "1001", "soon"])
+def test_a_window_for_the_best_frame_has_limits(value: str) -> None:
+    with pytest.raises(config.ConfigError, match=r"CAPTURE_BEST_WITHIN_MS.*0 to 1000"):
+        config.parse({"CAPTURE_BEST_WITHIN_MS": value})

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from frame_maker import Frame
 from live_view import LiveView
-from rtsp_stream import Frame, StreamError
+from rtsp_stream import StreamError
 
 
 class FakeStream:

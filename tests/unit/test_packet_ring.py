@@ -471,3 +471,63 @@ def test_the_period_is_that_of_the_last_pictures_whatever_was_lost() -> None:
     packets = stream(100)
     ring = filled([*packets[:60], *packets[64:]])
     assert ring.period_s == pytest.approx(PERIOD_S)
+
+
+def nal(kind: int, first: bool = True) -> bytes:
+    """Return a slice of H.264, the picture's first or a later one."""
+    return b"\0\0\1" + bytes([kind, 0x88 if first else 0x44]) + b"\x55" * 6
+
+
+def whole_pictures(count: int, slices: int = 4) -> list[Packet]:
+    packets = stream(count)
+    for number, packet in enumerate(packets):
+        kind = 0x65 if packet.key else 0x41
+        data = b"".join(nal(kind, place == 0) for place in range(slices))
+        packets[number] = replace(packet, data=data)
+    return packets
+
+
+def test_a_picture_that_lacks_a_slice_is_damaged_and_so_is_what_follows() -> None:
+    packets = whole_pictures(50)
+    packets[30] = replace(packets[30], data=nal(0x41) + nal(0x41, first=False) * 2)
+    ring = filled(packets)
+    assert nearest(ring, packets[29].shot_s).damaged is False
+    assert nearest(ring, packets[31].shot_s).shot_s == pytest.approx(packets[29].shot_s)
+    assert ring.nearest(packets[45].shot_s, WITHIN_S).damaged is True  # type: ignore[union-attr]
+    assert nearest(ring, packets[20].shot_s).damaged is False
+
+
+def test_a_picture_without_its_first_slice_is_damaged() -> None:
+    packets = whole_pictures(50, slices=1)
+    packets[30] = replace(packets[30], data=nal(0x41, first=False))
+    choice = filled(packets).nearest(packets[40].shot_s, WITHIN_S)
+    assert choice is not None
+    assert choice.damaged
+
+
+def test_slices_that_vary_in_number_tell_nothing() -> None:
+    packets = [
+        replace(packet, data=nal(0x65) + nal(0x65, first=False) * (number % 3))
+        for number, packet in enumerate(stream(50))
+    ]
+    assert nearest(filled(packets), packets[45].shot_s).damaged is False
+
+
+def test_around_returns_the_pictures_of_a_window_each_gop_decoded_once() -> None:
+    packets = stream(60)
+    ring = filled(packets)
+    found = ring.around(packets[25].shot_s, 0.09)
+    assert [round((c.shot_s - packets[0].shot_s) / PERIOD_S) for c in found] == [23, 24, 25, 26, 27]
+    assert [choice.frame_index for choice in found] == [23, 24, 0, 1, 2]
+    assert {id(choice.packets) for choice in found[:2]} == {id(found[0].packets)}
+    assert numbers(found[0]) == list(range(25))
+    assert numbers(found[-1]) == [25, 26, 27]
+
+
+def test_around_leaves_damaged_pictures_out() -> None:
+    packets = stream(50)
+    del packets[30]
+    ring = filled(packets)
+    around = ring.around(packets[30].shot_s, 0.1)
+    assert [round((c.shot_s - packets[0].shot_s) / PERIOD_S) for c in around] == [29]
+    assert ring.around(packets[40].shot_s, 0.1) == []

@@ -1,0 +1,215 @@
+"""From packets held for a moment to the frame that goes to disk: decode, look, choose, encode."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from config import CaptureConfig
+from frame_decoder import (
+    Bgr,
+    EarlyDecode,
+    EncodeError,
+    decode,
+    decode_jpeg,
+    encode_jpeg,
+    thumbnail,
+)
+from packet_ring import Choice
+from picture_gate import FreezeWatch, Verdict, look_at
+
+_UNDECODABLE: Final = "the picture could not be decoded"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A picture as it goes to disk. `shot_s` is on the monotonic clock, sizes are in pixels."""
+
+    jpeg: bytes
+    thumbnail: bytes
+    width: int
+    height: int
+    shot_s: float
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Held:
+    """A choice together with what its session needs to decode it."""
+
+    choice: Choice
+    codec: str
+    extradata: bytes
+
+    @property
+    def packets(self) -> tuple[bytes, ...]:
+        """What the decoder is fed with."""
+        return (self.extradata, *self.choice.packets)
+
+    @property
+    def frames(self) -> int:
+        """The wanted picture is this frame of those that come out, counted from 1."""
+        return self.choice.frame_index + 1
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """A decoded picture; `jpeg` is the camera's own, where it sends JPEGs."""
+
+    held: Held
+    bgr: Bgr
+    verdict: Verdict
+    jpeg: bytes | None = None
+    complete: bool = True
+
+    @property
+    def is_whole(self) -> bool:
+        return self.complete and not self.held.choice.damaged and self.verdict.flags != ("smeared",)
+
+
+class PictureError(Exception):
+    """No picture can be made of what is held."""
+
+
+class FrameMaker:
+    """Make frames of one camera, one at a time; `decode_slots` bounds all cameras' decodes."""
+
+    def __init__(self, settings: CaptureConfig, decode_slots: threading.Semaphore) -> None:
+        self._settings = settings
+        self._decode_slots = decode_slots
+        self._decoding = threading.Lock()
+        self._freeze_watch = FreezeWatch()
+
+    def begin_early(self, held: Held) -> EarlyFrame | None:
+        """Begin to decode what is there of a picture still to come, unless others would wait."""
+        if not self._decoding.acquire(blocking=False):
+            return None
+        if not self._decode_slots.acquire(blocking=False):
+            self._decoding.release()
+            return None
+        try:
+            return EarlyFrame(EarlyDecode(held.packets, held.frames), self._let_others)
+        except BaseException:
+            self._let_others()
+            raise
+
+    def _let_others(self) -> None:
+        self._decode_slots.release()
+        self._decoding.release()
+
+    def frame(
+        self,
+        candidates: Sequence[Held],
+        wanted_s: float,
+        *,
+        bgr: Bgr | None = None,
+        neighbours: Callable[[], Sequence[Held]] = tuple,
+    ) -> Frame:
+        """Make a frame of the sharpest candidate, or of a neighbour when all are damaged.
+
+        `bgr` is the only candidate's picture where it is decoded already. `neighbours` are asked
+        for only when they are needed; the one nearest to `wanted_s` is taken.
+
+        Raises:
+            PictureError: nothing can be decoded or encoded.
+        """
+        with self._decoding, self._decode_slots:
+            if bgr is not None:
+                best: _Looked | None = _Looked(candidates[0], bgr, look_at(bgr))
+            else:
+                best = _best(_look_at_all(candidates, _sharpness), _sharpness)
+            if best is None or not best.is_whole:
+
+                def nearness(looked: _Looked) -> float:
+                    return -abs(looked.held.choice.shot_s - wanted_s)
+
+                other = _best(_look_at_all(neighbours(), nearness), nearness)
+                if other is not None and (best is None or other.is_whole):
+                    best = other
+            if best is None:
+                raise PictureError(_UNDECODABLE)
+            try:
+                return self._encode(best, wanted_s)
+            except EncodeError as error:
+                raise PictureError(str(error)) from error
+
+    def _encode(self, best: _Looked, wanted_s: float) -> Frame:
+        choice = best.held.choice
+        height, width = best.bgr.shape[:2]
+        flags = {
+            "stale": abs(choice.shot_s - wanted_s) * 1000 > self._settings.max_offset_ms,
+            "timing_unsure": choice.timing_unsure,
+            "damaged": choice.damaged or not best.complete,
+            **dict.fromkeys(best.verdict.flags, True),
+            "frozen": self._freeze_watch.is_frozen(best.verdict.grey, choice.shot_s),
+        }
+        return Frame(
+            jpeg=best.jpeg or encode_jpeg(best.bgr, self._settings.jpeg_quality),
+            thumbnail=thumbnail(best.verdict.small),
+            width=width,
+            height=height,
+            shot_s=choice.shot_s,
+            flags=tuple(name for name, raised in flags.items() if raised),
+        )
+
+
+class EarlyFrame:
+    """A decode under way, which has to be ended."""
+
+    def __init__(self, decoding: EarlyDecode, on_end: Callable[[], None]) -> None:
+        self._decoding = decoding
+        self._on_end = on_end
+
+    def end(self, held: Held | None) -> Bgr | None:
+        """Return the picture that is now known to be the wanted one; `None`: it is another."""
+        try:
+            if held is None:
+                self._decoding.abandon()
+                return None
+            return self._decoding.finish(held.packets, held.frames)
+        finally:
+            self._on_end()
+
+
+def _sharpness(looked: _Looked) -> float:
+    return looked.verdict.sharpness
+
+
+def _best(found: Iterable[_Looked], rank: Callable[[_Looked], float]) -> _Looked | None:
+    return max(found, key=lambda looked: (looked.is_whole, rank(looked)), default=None)
+
+
+def _look_at_all(candidates: Sequence[Held], rank: Callable[[_Looked], float]) -> list[_Looked]:
+    """Decode candidates, each GOP once, and return the best of each GOP.
+
+    No more than two pictures are in memory at a time: each may take 25 MB.
+    """
+    gops: dict[int, list[Held]] = {}
+    for held in candidates:
+        gops.setdefault(id(held.choice.packets), []).append(held)
+    found = (_look_at_gop(gop, rank) for gop in gops.values())
+    return [looked for looked in found if looked is not None]
+
+
+def _look_at_gop(gop: Sequence[Held], rank: Callable[[_Looked], float]) -> _Looked | None:
+    if gop[0].codec == "mjpeg":
+        jpeg = b"".join(gop[0].packets)
+        bgr = decode_jpeg(jpeg)
+        return None if bgr is None else _Looked(gop[0], bgr, look_at(bgr), jpeg)
+    best: _Looked | None = None
+    wanted = {held.frames: held for held in gop}
+    last = max(wanted)
+
+    def keep(number: int, bgr: Bgr) -> None:
+        nonlocal best
+        looked = _Looked(wanted.get(number, wanted[last]), bgr, look_at(bgr))
+        best = looked if best is None else _best((best, looked), rank)
+
+    came = decode(gop[0].packets, wanted, last, keep)
+    if came == last:
+        return best
+    if best is None and came:  # the last one there is
+        decode(gop[0].packets, (came,), came, keep)
+    return None if best is None else replace(best, complete=False)

@@ -1,0 +1,112 @@
+"""What can be seen to be wrong with a picture, and how sharp it is.
+
+Everything is judged on the picture reduced to 640 pixels in width, so that a figure means the same
+for every camera and costs a few milliseconds. A flag never keeps a picture from being saved.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from frame_decoder import Bgr, reduced
+
+Grey = npt.NDArray[np.uint8]
+"""A reduced picture without colour: uint8, (height, 640)."""
+
+_WIDTH: Final = 640
+_BLOCK: Final = 16
+_BLACK_LEVEL: Final = 32  # a night picture has a lamp, a reflection or a sky above it
+_LIT_SHARE: Final = 0.002
+_VOID_LEVELS: Final = (127, 132)  # of each colour: FFmpeg's grey where it has no data at all
+_VOID_SHARE: Final = 0.08
+_STREAK_DIFFERENCE: Final = 0.2
+_STREAK_DEVIATION: Final = 8.0
+_STREAK_SHARE: Final = 0.08
+_BLURRED: Final = 0.012  # of a 1080p picture behind a Gaussian blur of about 5 pixels
+_SAME_MEAN: Final = 0.4
+_SAME_PEAK: Final = 20
+_FROZEN_S: Final = 1.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a look at one picture tells.
+
+    `small` is the picture reduced. `sharpness` is the variance of the Laplacian in squared grey
+    levels (Pech-Pacheco et al. 2000, a standard focus measure): it compares pictures of one scene.
+    `flags` are of black, smeared, blurred.
+    """
+
+    small: Bgr
+    grey: Grey
+    sharpness: float
+    flags: tuple[str, ...]
+
+
+def look_at(bgr: Bgr) -> Verdict:
+    """Judge one picture."""
+    small = reduced(bgr, _WIDTH)
+    grey = np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY), np.uint8)
+    sharpness = _variance(cv2.Laplacian(grey, cv2.CV_16S))
+    flags: tuple[str, ...] = ()
+    if np.count_nonzero(grey >= _BLACK_LEVEL) < _LIT_SHARE * grey.size:
+        flags = ("black",)
+    elif _void_share(small) >= _VOID_SHARE or _streak_share(grey) >= _STREAK_SHARE:
+        flags = ("smeared",)
+    # Less contrast makes a sharp picture's Laplacian small too: fog and dusk are not blur.
+    elif sharpness < _BLURRED * _variance(grey):
+        flags = ("blurred",)
+    return Verdict(small, grey, sharpness, flags)
+
+
+def _variance(levels: npt.NDArray[np.generic]) -> float:
+    deviation = cv2.meanStdDev(levels)[1]
+    return float(deviation[0][0]) ** 2
+
+
+def _void_share(small: Bgr) -> float:
+    """Return the share of blocks that hold nothing but the grey of missing picture data."""
+    low, high = _VOID_LEVELS
+    void = cv2.inRange(small, (low, low, low), (high, high, high))
+    blocks = (max(1, small.shape[1] // _BLOCK), max(1, small.shape[0] // _BLOCK))
+    return float(np.mean(cv2.resize(void, blocks, interpolation=cv2.INTER_AREA) == 255))
+
+
+def _streak_share(grey: Grey) -> float:
+    """Return the height of the largest stack of equal rows that are not plain, as a share.
+
+    A decoder that lacks the lower part of a picture may draw its last row on and on.
+    """
+    differences = cv2.reduce(cv2.absdiff(grey[1:], grey[:-1]), 1, cv2.REDUCE_AVG, dtype=cv2.CV_32F)
+    longest = run = 0
+    for row, is_same in enumerate(differences[:, 0] <= _STREAK_DIFFERENCE):
+        run = run + 1 if is_same and grey[row].std() >= _STREAK_DEVIATION else 0
+        longest = max(longest, run)
+    return float(longest) / grey.shape[0]
+
+
+class FreezeWatch:
+    """Notice that a camera shows one picture again and again; for one camera."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[Grey, float] | None = None
+
+    def is_frozen(self, grey: Grey, shot_s: float) -> bool:
+        """Tell whether this very picture was first shown at least a second before."""
+        if self._seen is None or not _are_same(self._seen[0], grey):
+            self._seen = (grey, shot_s)
+            return False
+        return shot_s - self._seen[1] >= _FROZEN_S
+
+
+def _are_same(one: Grey, other: Grey) -> bool:
+    """Tell whether two pictures differ by no more than two encodings of one picture do."""
+    if one.shape != other.shape:
+        return False
+    difference: Grey = np.asarray(cv2.absdiff(one, other), np.uint8)
+    return bool(difference.mean() <= _SAME_MEAN) and int(difference.max()) <= _SAME_PEAK
