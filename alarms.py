@@ -101,12 +101,13 @@ def _cameras(now: Situation) -> list[Alert]:
             found.append(
                 Alert("camera_down", "error", text, "Check its power, network cable and address.")
             )
+        elif status.ring_too_short:
+            text = f"{name} sends so much that its last seconds don't fit in memory"
+            hint = "Set its I-frame interval to 1 s and its bit rate to 8 Mbit/s or less."
+            found.append(Alert("gop_too_long", "warning", text, hint))
         elif status.gop_too_long:
-            interval = f"{status.gop_s:.0f} s" if status.gop_s else "far too long"
-            text = f"{name} has an I-frame interval of {interval}"
-            found.append(
-                Alert("gop_too_long", "warning", text, "Set it to 1 s in the camera's settings.")
-            )
+            text = f"{name} has an I-frame interval of {status.gop_s or 0:.0f} s"
+            found.append(Alert("gop_too_long", "warning", text, status.advice or ""))
     return found
 
 

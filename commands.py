@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -92,18 +92,9 @@ def _test_camera(
         f" {outcome.latency_ms:.0f} ms, {image.offset_ms:+.0f} ms from the moment{flags}:"
         f" {catalog.folder.path / image.filename}"
     )
-    for advice in _advice(status.gop_too_long, status.gop_s, status.b_frames):
+    if advice := stream.status().advice:
         say(f"{title}: {advice}")
     return True
-
-
-def _advice(gop_too_long: bool, gop_s: float | None, b_frames: bool) -> Sequence[str]:
-    advice = []
-    if gop_too_long:
-        advice.append(f"I-frame interval {gop_s or 0:.0f} s: set it to 1 s in the camera.")
-    if b_frames:
-        advice.append("the stream has B-frames: switch them off in the camera.")
-    return advice
 
 
 def test_gpio(config: Config, load: Callable[[], GpioBackend], duration_s: float, say: Say) -> int:

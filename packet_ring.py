@@ -80,8 +80,8 @@ class PacketRing:
         self._merged = False
         self.gop_s: float | None = None
         """Duration of the last complete GOP."""
-        self.overflowed = False
-        """A single GOP did not fit: the camera's I-frame interval is far too long."""
+        self.too_short = False
+        """What was to be kept did not fit: a far too long I-frame interval or bit rate."""
         self.clear()
 
     def clear(self) -> None:
@@ -246,7 +246,6 @@ class PacketRing:
     def _start_gop(self) -> None:
         if self._gops and self._last_position_s is not None:
             self.gop_s = self._last_position_s - self._gops[-1].pictures[0].position_s
-            self.overflowed = False
         self._gops.append(Gop())
 
     def _trim(self) -> None:
@@ -255,9 +254,11 @@ class PacketRing:
             newest_s - self._gops[1].pictures[0].position_s >= self._keep_s
             or self._size_bytes > self._max_bytes
         ):
+            kept_s = newest_s - self._gops[1].pictures[0].position_s
+            self.too_short = kept_s < self._keep_s
             self._size_bytes -= self._gops.popleft().size_bytes
         if self._size_bytes > self._max_bytes:
-            self.overflowed = True
+            self.too_short = True
             self._gops.clear()
             self._size_bytes = 0
 

@@ -74,7 +74,9 @@ def _void_share(small: Bgr) -> float:
     low, high = _VOID_LEVELS
     void = cv2.inRange(small, (low, low, low), (high, high, high))
     blocks = (max(1, small.shape[1] // _BLOCK), max(1, small.shape[0] // _BLOCK))
-    return float(np.mean(cv2.resize(void, blocks, interpolation=cv2.INTER_AREA) == 255))
+    shares = cv2.resize(void, blocks, interpolation=cv2.INTER_AREA)
+    share: float = np.count_nonzero(shares == 255) / shares.size
+    return share
 
 
 def _streak_share(grey: Grey) -> float:
@@ -87,7 +89,8 @@ def _streak_share(grey: Grey) -> float:
     for row, is_same in enumerate(differences[:, 0] <= _STREAK_DIFFERENCE):
         run = run + 1 if is_same and grey[row].std() >= _STREAK_DEVIATION else 0
         longest = max(longest, run)
-    return float(longest) / grey.shape[0]
+    share: float = longest / grey.shape[0]
+    return share
 
 
 class FreezeWatch:

@@ -43,6 +43,7 @@ _REFUSED_BACKOFF_S: Final = 60.0  # cameras lock an account after a few wrong pa
 _LIVE_WAIT_S: Final = 1.0
 _EARLY_WAIT_S: Final = 0.3  # a camera that hesitates longer must not keep others from decoding
 _LONGEST_GOP_S: Final = 4.0
+_LONG_GOP_S: Final = 2.5
 _CODECS: Final = {
     **dict.fromkeys(("h264", "avc1"), "h264"),
     **dict.fromkeys(("hevc", "h265", "hev1", "hvc1"), "h265"),
@@ -80,7 +81,10 @@ class StreamStatus:
     codec: str | None
     gop_s: float | None
     gop_too_long: bool
-    b_frames: bool
+    ring_too_short: bool
+    """The seconds that captures may reach back for don't fit into memory."""
+    advice: str | None
+    """What to change in the camera's settings."""
 
 
 class Pin:
@@ -324,9 +328,9 @@ class CameraStream(Worker):
                 height=self._size[1] if self._size else None,
                 codec=self._codec or None,
                 gop_s=gop_s,
-                gop_too_long=ring is not None
-                and (ring.overflowed or (gop_s or 0.0) > _LONGEST_GOP_S),
-                b_frames=ring is not None and ring.has_b_frames,
+                gop_too_long=(gop_s or 0.0) > _LONGEST_GOP_S,
+                ring_too_short=ring is not None and ring.too_short,
+                advice=_advice(gop_s, b_frames=ring is not None and ring.has_b_frames),
             )
 
     def _begin_early(self, pin: Pin) -> EarlyFrame | None:
@@ -399,6 +403,19 @@ def _keep_s(camera: CameraConfig, capture: CaptureConfig) -> float:
     """Return how many seconds of stream a capture may reach back for."""
     earliest_ms = camera.offset_ms + min(capture.burst_ms) - capture.best_within_ms
     return _LONGEST_GOP_S + max(0, -earliest_ms) / 1000
+
+
+def _advice(gop_s: float | None, *, b_frames: bool) -> str | None:
+    """Say what would make this camera's pictures come sooner and more exact."""
+    advice = []
+    if gop_s is not None and gop_s > _LONG_GOP_S:
+        advice.append(
+            f"Set the I-frame interval (GOP) to 1 s, now it is {gop_s:.0f} s; switch a smart codec"
+            " (H.264+, H.265+, Zipstream) off."
+        )
+    if b_frames:
+        advice.append("Switch B-frames off: set them to 0 or the profile to Baseline.")
+    return " ".join(advice) or None
 
 
 def _backoff_s(attempts: int) -> float:

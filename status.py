@@ -188,7 +188,7 @@ class SystemStatus:
             "enabled": camera.enabled,
             "state": status.state if status else "disabled",
             "error": status.error if status else None,
-            "hint": status.hint if status else None,
+            "hint": (status.hint or status.advice) if status else None,
             "last_frame_age_ms": None if age_s is None else round(age_s * 1000),
             "fps": status.fps if status else None,
             "width": status.width if status else None,

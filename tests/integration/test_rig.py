@@ -133,11 +133,11 @@ def test_served_stream_shows_the_logged_shots(name: str) -> None:
 
 @needs_server
 @pytest.mark.usefixtures("live")
-@pytest.mark.parametrize(("sets_per_slice", "packets"), [(False, 1), (True, 4)])
-def test_slices_of_a_keyframe_come_apart_on_request(sets_per_slice: bool, packets: int) -> None:
+@pytest.mark.parametrize(("sets", "packets"), [("per-keyframe", 1), ("per-slice", 4)])
+def test_slices_of_a_keyframe_come_apart_on_request(sets: str, packets: int) -> None:
     clip = clips.clip("h264-720p25-gop50-zerolatency")
     with (
-        rtsp.RtspServer({"/cam1": clip}, sets_per_slice=sets_per_slice) as server,
+        rtsp.RtspServer({"/cam1": clip}, sets=sets) as server,
         opened(server.url("/cam1"), cv2.CAP_PROP_FORMAT, -1) as capture,
     ):
         times_ms: list[float] = []

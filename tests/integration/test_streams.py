@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import socket
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-import cv2
-import numpy as np
 import pytest
 
-import config
-from frame_maker import Frame
-from rtsp_stream import CameraStream, StreamError
-from tests.rigs.clips import clip, read_frame_number
+from rtsp_stream import StreamError
+from tests.rigs.clips import clip
 from tests.rigs.rtsp import RtspServer
+from tests.rigs.streams import JITTER_S, PERIOD_S, number_of, settle, stream_of, wait_for_state
 
 pytestmark = pytest.mark.usefixtures("cameras_available")
 
-PERIOD_S = 0.04
-JITTER_S = 0.03  # of a loaded test machine; how exact it is on a quiet one, the bench tells
 KINDS = (
     "h264-1080p25-gop50",
     "h264-720p25-gop50-zerolatency",
@@ -29,40 +21,6 @@ KINDS = (
     "h265-720p25-gop50",
     "mjpeg-720p25",
 )
-
-
-@contextmanager
-def stream_of(url: str, **settings: str) -> Iterator[CameraStream]:
-    parsed = config.parse({"CAMERA_1_RTSP": url, **settings})
-    stream = CameraStream(parsed.cameras[0], parsed.capture, threading.Semaphore(2))
-    stream.start()
-    try:
-        yield stream
-    finally:
-        stream.stop()
-        assert stream.join(10)
-
-
-def wait_for_state(stream: CameraStream, state: str, timeout_s: float = 20) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while stream.status().state != state:
-        assert time.monotonic() < deadline_s, f"{stream.status()}, wanted {state}"
-        stream.pause(0.02)
-
-
-def number_of(frame: Frame) -> int | None:
-    bgr = cv2.imdecode(np.frombuffer(frame.jpeg, np.uint8), cv2.IMREAD_COLOR)
-    assert bgr is not None
-    assert bgr.shape[:2] == (frame.height, frame.width)
-    return read_frame_number(np.asarray(bgr, np.uint8))
-
-
-def settle(stream: CameraStream) -> None:
-    """Wait until the timing of the stream is known."""
-    wait_for_state(stream, "streaming")
-    deadline_s = time.monotonic() + 10
-    while "timing_unsure" in stream.take(stream.pin(time.monotonic())).flags:
-        assert time.monotonic() < deadline_s
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -84,7 +42,7 @@ def test_the_picture_is_the_one_of_the_moment(kind: str) -> None:
 def test_slices_with_parameter_sets_of_their_own_are_one_picture() -> None:
     kind = "h264-720p25-gop50-zerolatency"
     with (
-        RtspServer({"/cam": clip(kind)}, sets_per_slice=True) as server,
+        RtspServer({"/cam": clip(kind)}, sets="per-slice") as server,
         stream_of(server.url("/cam")) as stream,
     ):
         settle(stream)

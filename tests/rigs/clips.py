@@ -42,7 +42,10 @@ _Bytes = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class ClipSpec:
-    """Describe one clip; `encoder` holds ffmpeg's output options except size and rate."""
+    """Describe one clip; `encoder` holds ffmpeg's output options except size and rate.
+
+    With `sharp_every` only every so many frames are in focus, from the first.
+    """
 
     codec: str
     width: int
@@ -52,6 +55,7 @@ class ClipSpec:
     bit_rate_kbit: int = 0  # 0: constant quality
     pixels: str = "yuv420p"
     frames: int = 200
+    sharp_every: int = 1
 
     @property
     def duration_s(self) -> float:
@@ -64,9 +68,9 @@ def _x264(gop: int, *more: str) -> tuple[str, ...]:
     return ("-c:v", "libx264", "-preset", "veryfast", *keys, *more)
 
 
-def _x265(gop: int) -> tuple[str, ...]:
+def _x265(gop: int, *more: str) -> tuple[str, ...]:
     keys = f"keyint={gop}:min-keyint={gop}:scenecut=0:open-gop=0:bframes=0:log-level=error"
-    return ("-c:v", "libx265", "-preset", "veryfast", "-x265-params", keys)
+    return ("-c:v", "libx265", "-preset", "veryfast", "-x265-params", ":".join((keys, *more)))
 
 
 _NO_B = ("-bf", "0")
@@ -83,6 +87,13 @@ SPECS: dict[str, ClipSpec] = {
     "h264-720p25-gop50-bframes": ClipSpec("h264", 1280, 720, 50, _x264(50, *_B), 2000),
     "h265-1080p25-gop50": ClipSpec("hevc", 1920, 1080, 50, _x265(50), 2500),
     "h265-720p25-gop50": ClipSpec("hevc", 1280, 720, 50, _x265(50), 1500),
+    "h264-720p25-gop125": ClipSpec("h264", 1280, 720, 125, _x264(125, *_NO_B), 2000, frames=250),
+    "h264-720p25-gop300": ClipSpec("h264", 1280, 720, 300, _x264(300, *_NO_B), 2000, frames=300),
+    "h264-720p25-gop25-focus": ClipSpec(
+        "h264", 1280, 720, 25, _x264(25, *_NO_B), 2000, sharp_every=5
+    ),
+    "h264-360p25-gop25": ClipSpec("h264", 640, 360, 25, _x264(25, *_NO_B), 800),
+    "h265-720p25-gop50-slices": ClipSpec("hevc", 1280, 720, 50, _x265(50, "slices=4"), 1500),
     "mjpeg-720p25": ClipSpec("mjpeg", 1280, 720, 1, _JPEG, pixels="yuvj420p"),
 }
 # fmt: on
@@ -178,6 +189,8 @@ def _raw_frames(spec: ClipSpec) -> Iterator[bytes]:
         picture += grain[grain_y : grain_y + height, grain_x : grain_x + width]
         frame = picture.clip(_BLACK, _WHITE).astype(np.uint8)
         _draw_number(frame, number)
+        if number % spec.sharp_every:
+            frame = np.asarray(cv2.GaussianBlur(frame, (0, 0), 3), np.uint8)
         yield b"".join((frame.tobytes(), *chroma))
 
 

@@ -9,7 +9,8 @@ processes of a host share. The RTP timestamps carry the same moments. A clip wit
 in decode order after the encoder's delay; its shots are logged when sent, with their own moment.
 
 Commands on stdin, each answered by `OK command` or `ERROR reason`: `freeze MOUNT` (shoot no more,
-keep the sessions), `resume MOUNT`, `quit`. The end of stdin quits too.
+keep the sessions), `resume MOUNT`, `switch MOUNT` (go on with the mount's other clip, as when the
+resolution is changed in the camera's settings), `quit`. The end of stdin quits too.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ gi.require_version("GstRtsp", "1.0")
 gi.require_version("GstRtspServer", "1.0")
 from gi.repository import GLib, Gst, GstApp, GstRtsp, GstRtspServer  # noqa: E402
 
+PARAMETER_SETS = {"video/x-h264": {7, 8}, "video/x-h265": {32, 33, 34}}
 LATE_S = 0.2  # a schedule missed by more than this is moved, not caught up with
 STAGGER_S = 0.0137  # real cameras do not shoot at the same instant
 REALM = "camera"
@@ -78,7 +80,20 @@ class Clip:
         return max(unit.number - place for place, unit in enumerate(self.units))
 
 
-def load_clip(path: Path, *, sets_per_slice: bool) -> Clip:
+def without_sets(payload: bytes, media_type: str) -> bytes:
+    """Return an access unit of length-prefixed NAL units without parameter sets."""
+    kept, at = [], 0
+    while at < len(payload):
+        end = at + 4 + int.from_bytes(payload[at : at + 4], "big")
+        header = payload[at + 4]
+        kind = header & 0x1F if media_type == "video/x-h264" else header >> 1 & 0x3F
+        if kind not in PARAMETER_SETS[media_type]:
+            kept.append(payload[at:end])
+        at = end
+    return b"".join(kept)
+
+
+def load_clip(path: Path, *, sets: str) -> Clip:
     """Read all access units of a Matroska file with one video track."""
     if not path.is_file():
         raise SystemExit(f"cannot read {path}: no such file")
@@ -93,13 +108,16 @@ def load_clip(path: Path, *, sets_per_slice: bool) -> Clip:
             buffer = sample.get_buffer()
             caps = caps or sample.get_caps()
             key = not buffer.has_flags(Gst.BufferFlags.DELTA_UNIT)
-            units.append((buffer.pts, buffer.extract_dup(0, buffer.get_size()), key))
+            payload = buffer.extract_dup(0, buffer.get_size())
+            if sets == "described":
+                payload = without_sets(payload, media_type)
+            units.append((buffer.pts, payload, key))
         if not sink.is_eos() or caps is None:
             raise SystemExit(f"cannot read {path}")
     finally:
         pipeline.set_state(Gst.State.NULL)
     _, numerator, denominator = caps.get_structure(0).get_fraction("framerate")
-    payloader = payloader.format(sets=-1 if sets_per_slice else 0)
+    payloader = payloader.format(sets=-1 if sets == "per-slice" else 0)
     clip = Clip(caps, payloader, denominator / numerator)
     first = min(pts for pts, _, _ in units)
     for pts, payload, key in units:
@@ -145,10 +163,11 @@ class ShotLog:
 class Camera(threading.Thread):
     """Shoot a clip's frames for ever and push them into every media that plays."""
 
-    def __init__(self, mount: str, clip: Clip, log: ShotLog, start_s: float) -> None:
+    def __init__(self, mount: str, clips: list[Clip], log: ShotLog, start_s: float) -> None:
         super().__init__(name=f"camera {mount}", daemon=True)
         self.mount = mount
-        self._clip = clip
+        self._clips = clips
+        self._clip = clips[0]
         self._log = log
         self._deadline_s = start_s
         self._running = threading.Event()
@@ -173,6 +192,11 @@ class Camera(threading.Thread):
         """Shoot again from now on, with the frame that was due when frozen."""
         self._running.set()
 
+    def switch(self) -> None:
+        """Go on with the other clip, from its beginning."""
+        with self._pushing:
+            self._clips = self._clips[1:] + self._clips[:1]
+
     def run(self) -> None:
         """Shoot on absolute deadlines."""
         place, loop = 0, 0
@@ -184,6 +208,10 @@ class Camera(threading.Thread):
             with self._pushing:
                 if not self._running.is_set():
                     continue
+                if self._clip is not self._clips[0]:
+                    self._clip, place = self._clips[0], 0
+                    for source in self._sources:
+                        source.set_property("caps", self._clip.caps)
                 now = time.monotonic()
                 if now - self._deadline_s > LATE_S:
                     self._deadline_s = now
@@ -224,8 +252,15 @@ def add_mount(
     camera: Camera,
     clip: Clip,
     permissions: GstRtspServer.RTSPPermissions | None,
+    *,
+    audio: bool,
 ) -> None:
     """Offer a camera's pictures under its path, one media shared by all clients."""
+    video = (
+        "appsrc name=source is-live=true format=time block=false max-bytes=0 "
+        f"min-latency=0 ! {clip.payloader} name=pay{int(audio)} pt=96 mtu=1400"
+    )
+    sound = "audiotestsrc is-live=true ! alawenc ! rtppcmapay name=pay0 pt=8 " if audio else ""
 
     def configure(_factory: object, media: GstRtspServer.RTSPMedia) -> None:
         source = media.get_element().get_by_name("source")
@@ -236,10 +271,7 @@ def add_mount(
         camera.add_source(source)
 
     factory = GstRtspServer.RTSPMediaFactory()
-    factory.set_launch(
-        "( appsrc name=source is-live=true format=time block=false max-bytes=0 "
-        f"min-latency=0 ! {clip.payloader} name=pay0 pt=96 mtu=1400 )"
-    )
+    factory.set_launch(f"( {sound}{video} )")
     factory.set_shared(True)
     factory.set_latency(0)
     factory.set_eos_shutdown(False)
@@ -278,7 +310,7 @@ def obey(cameras: dict[str, Camera], loop: GLib.MainLoop) -> None:
         verb, _, mount = line.strip().partition(" ")
         if verb == "quit":
             break
-        if verb in ("freeze", "resume") and mount in cameras:
+        if verb in ("freeze", "resume", "switch") and mount in cameras:
             getattr(cameras[mount], verb)()
             say(f"OK {line.strip()}")
         else:
@@ -289,15 +321,18 @@ def obey(cameras: dict[str, Camera], loop: GLib.MainLoop) -> None:
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description="Serve clips as endless RTSP cameras.")
-    parser.add_argument("--mount", action="append", required=True, metavar="/PATH=CLIP.mkv")
+    parser.add_argument("--mount", action="append", required=True, metavar="/PATH=CLIP.mkv,...")
     parser.add_argument("--port", type=int, default=0, help="0: any free one")
     parser.add_argument("--user", help="ask for digest authentication")
     parser.add_argument("--password", default="")
     parser.add_argument(
-        "--sets-per-slice",
-        action="store_true",
-        help="send the parameter sets before every slice of a keyframe, as some cameras do",
+        "--sets",
+        choices=("per-keyframe", "per-slice", "described"),
+        default="per-keyframe",
+        help="where the parameter sets come: before every keyframe, before every slice of one as "
+        "with some cameras, or in the answer to DESCRIBE only",
     )
+    parser.add_argument("--audio", action="store_true", help="a sound track before the video")
     parser.add_argument("--log", type=Path, help="append every shot to this file")
     return parser.parse_args()
 
@@ -316,12 +351,13 @@ def main() -> None:
     clips: dict[str, Clip] = {}
     cameras: dict[str, Camera] = {}
     mounts = [mount.partition("=")[::2] for mount in arguments.mount]
-    for file in {file for _, file in mounts}:
-        clips[file] = load_clip(Path(file), sets_per_slice=arguments.sets_per_slice)
+    for file in {file for _, files in mounts for file in files.split(",")}:
+        clips[file] = load_clip(Path(file), sets=arguments.sets)
     start_s = math.ceil(time.monotonic() * 10) / 10
-    for place, (mount, file) in enumerate(mounts):
-        cameras[mount] = Camera(mount, clips[file], log, start_s + place * STAGGER_S)
-        add_mount(server, cameras[mount], clips[file], permissions)
+    for place, (mount, files) in enumerate(mounts):
+        own = [clips[file] for file in files.split(",")]
+        cameras[mount] = Camera(mount, own, log, start_s + place * STAGGER_S)
+        add_mount(server, cameras[mount], own[0], permissions, audio=arguments.audio)
     loop = GLib.MainLoop()
     if server.attach(None) == 0:
         raise SystemExit(f"cannot listen on port {arguments.port}")

@@ -55,26 +55,32 @@ def missing() -> str | None:
 class RtspServer:
     """Serve clips as cameras on 127.0.0.1 while the context lasts.
 
-    mounts: path, such as `/cam1`, to clip file. With a user the server asks for digest
-    authentication. With `sets_per_slice` the parameter sets come before every slice of a keyframe,
-    as from encoders behind GStreamer's payloader: FFmpeg then takes each slice of a multi-slice
-    keyframe for a picture of its own, and a plain decode shows damage. Not for
-    use by several threads at once.
+    mounts: path, such as `/cam1`, to clip file, or to two of them. With a user the server asks for
+    digest authentication. `sets` tells where parameter sets come: before every keyframe
+    (per-keyframe), before every slice of one (per-slice), as from encoders behind GStreamer's
+    payloader: FFmpeg then takes each slice of a multi-slice keyframe for a picture of its own, and
+    a plain decode shows damage; or in the answer to DESCRIBE alone (described). With `audio` a
+    sound track comes before the video. Not for use by several threads at once.
     """
 
     def __init__(
         self,
-        mounts: Mapping[str, Path],
+        mounts: Mapping[str, Path | tuple[Path, ...]],
         *,
         user: str | None = None,
         password: str = "",
         port: int = 0,
-        sets_per_slice: bool = False,
+        sets: str = "per-keyframe",
+        audio: bool = False,
     ) -> None:
-        self._mounts = dict(mounts)
+        self._mounts = {
+            mount: clips if isinstance(clips, tuple) else (clips,)
+            for mount, clips in mounts.items()
+        }
         self._user = user
         self._password = password
-        self._sets_per_slice = sets_per_slice
+        self._sets = sets
+        self._audio = audio
         self.port = port
         self._process: subprocess.Popen[bytes] | None = None
         self._output = b""
@@ -116,12 +122,11 @@ class RtspServer:
             raise RuntimeError("the RTSP server runs already")
         command = [SYSTEM_PYTHON, "-I", str(PROGRAM), "--port", str(self.port)]
         command += ["--log", str(self._file("shots.log"))]
-        for mount, clip in self._mounts.items():
-            command += ["--mount", f"{mount}={clip}"]
+        command += ["--sets", self._sets, *(["--audio"] if self._audio else [])]
+        for mount, clips in self._mounts.items():
+            command += ["--mount", f"{mount}={','.join(map(str, clips))}"]
         if self._user is not None:
             command += ["--user", self._user, "--password", self._password]
-        if self._sets_per_slice:
-            command.append("--sets-per-slice")
         self._output = b""
         with self._file("stderr").open("ab") as errors:
             self._process = subprocess.Popen(
@@ -156,6 +161,10 @@ class RtspServer:
     def resume(self, mount: str) -> None:
         """Go on sending, from the next frame and the present time."""
         self._command(f"resume {mount}")
+
+    def switch(self, mount: str) -> None:
+        """Go on with the mount's other clip, from its beginning."""
+        self._command(f"switch {mount}")
 
     def url(self, mount: str, user: str | None = None, password: str | None = None) -> str:
         """Return the mount's URL, with credentials only when given here."""

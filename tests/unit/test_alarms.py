@@ -24,12 +24,13 @@ STREAMING = StreamStatus(
     codec="h264",
     gop_s=1.0,
     gop_too_long=False,
-    b_frames=False,
+    ring_too_short=False,
+    advice=None,
 )
 DOWN = replace(STREAMING, state="down", error="wrong password (401)", hint="Check the password.")
 STALLED = replace(STREAMING, state="stalled", error="no new picture for 3 s", hint="Restart it.")
-LONG_GOP = replace(STREAMING, gop_s=12.0, gop_too_long=True)
-ENDLESS_GOP = replace(STREAMING, gop_s=None, gop_too_long=True)
+LONG_GOP = replace(STREAMING, gop_s=12.0, gop_too_long=True, advice="Set it to 1 s.")
+TOO_MUCH = replace(STREAMING, ring_too_short=True)
 CONNECTING = replace(STREAMING, state="connecting")
 PIN = PinStatus("camera_1", 18, "HIGH", None, 0, 0, stuck_low=False)
 GPIO = GpioStatus(enabled=True, available=True, error=None, hint=None, pins=(PIN,))
@@ -75,7 +76,7 @@ def with_upload(**changes: object) -> Situation:
         (with_camera(DOWN), "camera_down", "error", "camera r2 (Exit) is down: wrong password"),
         (with_camera(STALLED), "camera_stalled", "error", "no new picture for 3 s"),
         (with_camera(LONG_GOP), "gop_too_long", "warning", "I-frame interval of 12 s"),
-        (with_camera(ENDLESS_GOP), "gop_too_long", "warning", "interval of far too long"),
+        (with_camera(TOO_MUCH), "gop_too_long", "warning", "don't fit in memory"),
         (replace(FINE, gpio=BROKEN_GPIO), "gpio_unavailable", "error", "pin 18 can't be used"),
         (replace(FINE, gpio=STUCK_GPIO), "stuck_low", "warning", "pin 19 has been LOW"),
         (

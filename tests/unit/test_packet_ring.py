@@ -441,7 +441,7 @@ def test_whole_gops_are_kept_that_cover_the_wanted_seconds() -> None:
     kept_s = packets[-1].position_s - packets[numbers(oldest)[0]].position_s
     assert 4.0 <= kept_s < 5.1
     assert ring.gop_s == pytest.approx(1.0)
-    assert not ring.overflowed
+    assert not ring.too_short
 
 
 def test_bytes_are_bounded_and_old_gops_go_first() -> None:
@@ -454,17 +454,17 @@ def test_bytes_are_bounded_and_old_gops_go_first() -> None:
     assert highest <= 10_000
     assert numbers(nearest(ring, packets[-1].shot_s))[-1] == 499
     assert numbers(ring.nearest(0.0, WITHIN_S)) == [400]
-    assert not ring.overflowed
+    assert ring.too_short
 
 
 def test_a_gop_that_does_not_fit_is_told_until_one_fits() -> None:
     ring = PacketRing(codec="h264", max_bytes=10_000)
     packets = stream(300, gop=150, size=100)
     feed(ring, packets)
-    assert ring.overflowed
+    assert ring.too_short
     assert ring.size_bytes <= 10_000
-    feed(ring, stream(100, gop=25, size=100, start_s=300 * PERIOD_S))
-    assert not ring.overflowed
+    feed(ring, stream(150, gop=25, size=10, start_s=300 * PERIOD_S))
+    assert not ring.too_short
 
 
 def test_the_period_is_that_of_the_last_pictures_whatever_was_lost() -> None:
