@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # On a Raspberry Pi the pins come with Debian's python3-rpi-lgpio, outside any venv.
 SITE := $(shell $(PYTHON) -c "import RPi" 2>/dev/null && echo --system-site-packages)
 
-.PHONY: run demo test check lint bench-edges bench-demo bench-web bench-pages clean
+.PHONY: run demo test check lint bench-edges bench-capture bench-demo bench-web bench-pages clean
 
 run: $(VENV)/.installed
 	$(BIN)/python main.py
@@ -29,6 +29,10 @@ lint: $(VENV)/.installed-dev
 bench-edges: $(VENV)/.installed-dev
 	scripts/install_test_packages.sh
 	$(BIN)/python -m bench.edges
+
+bench-capture: $(VENV)/.installed-dev
+	scripts/install_test_packages.sh
+	$(BIN)/python -m bench.capture
 
 bench-demo: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.demo

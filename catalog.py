@@ -380,6 +380,10 @@ class Catalog:
             self._db.query(f"SELECT {what} FROM {table} {clause}", tuple(parameters))[0][0]  # noqa: S608
         )
 
+    def images_of_event(self, event_id: int) -> list[Image]:
+        """Return the pictures of one edge, in the order of their moments."""
+        return self._images("WHERE event_id = ? ORDER BY offset_ms, id", (event_id,))
+
     def hours(self, since: datetime) -> list[tuple[datetime, int]]:
         """Return how many images each full hour since then had, oldest first, none left out."""
         first = to_us(since) // _HOUR_US

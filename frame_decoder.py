@@ -1,6 +1,6 @@
 """From undecoded packets to a JPEG: one GOP's beginning is decoded, up to the wanted picture.
 
-With `rtsp_stream` and `picture_gate` one of the three modules that know OpenCV.
+Beside `picture_gate` the only module that knows OpenCV.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-from collections.abc import Callable, Container, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Final
 
 import cv2
@@ -30,16 +30,11 @@ class EncodeError(Exception):
     """A picture can't be made a JPEG."""
 
 
-def set_up_opencv(transport: str) -> None:
-    """Set what OpenCV and its FFmpeg read from the environment, for the whole process.
-
-    The options reach the decoding of a GOP too, so they hold only what is harmless there.
-    """
-    options = f"rtsp_transport;{transport}|analyzeduration;0|probesize;5000"
-    os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = options
+def set_up_opencv() -> None:
+    """Set what OpenCV and its FFmpeg read from the environment, for the whole process."""
+    os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "analyzeduration;0|probesize;5000"
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    # Without it one lock is held while a stream opens: a camera that hangs would keep all others
-    # from decoding for seconds. FFmpeg itself is safe for threads since 4.0.
+    # Without it one lock is held while a file is opened. FFmpeg is safe for threads since 4.0.
     os.environ.setdefault("OPENCV_FFMPEG_IS_THREAD_SAFE", "1")
     # More threads than cores let the decoder look further ahead: about a fifth less time.
     threads = min(_MAX_DECODER_THREADS, 2 * (os.cpu_count() or 1))
@@ -56,20 +51,38 @@ def decode(
     Frames count from 1; those `wanted` are handed to `keep`. A memory file is what every OpenCV
     from 4.6 on reads a bare H.264 or H.265 stream from.
     """
+    with _opened(packets) as decoder:
+        came = 0
+        while came < last and decoder.grab():
+            came += 1
+            if came in wanted:
+                found, bgr = decoder.retrieve()
+                if found:
+                    keep(came, np.asarray(bgr, np.uint8))
+        return came
+
+
+def size_of(keyframe: bytes) -> tuple[int, int] | None:
+    """Return the width and height in pixels of a keyframe or a JPEG, `None` if they can't be told.
+
+    Nothing is decoded.
+    """
+    with _opened((keyframe,)) as decoder:
+        width = int(decoder.get(cv2.CAP_PROP_FRAME_WIDTH))
+        height = int(decoder.get(cv2.CAP_PROP_FRAME_HEIGHT))
+        return (width, height) if width > 0 and height > 0 else None
+
+
+@contextmanager
+def _opened(packets: Sequence[bytes]) -> Iterator[cv2.VideoCapture]:
+    """Open packets as a stream."""
     descriptor = os.memfd_create("gop")
     try:
         with os.fdopen(descriptor, "wb", closefd=False) as file:
             file.writelines(packets)
         decoder = cv2.VideoCapture(f"/proc/self/fd/{descriptor}", cv2.CAP_FFMPEG)
         try:
-            came = 0
-            while came < last and decoder.grab():
-                came += 1
-                if came in wanted:
-                    found, bgr = decoder.retrieve()
-                    if found:
-                        keep(came, np.asarray(bgr, np.uint8))
-            return came
+            yield decoder
         finally:
             decoder.release()
     finally:

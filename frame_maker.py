@@ -37,16 +37,15 @@ class Frame:
 
 @dataclass(frozen=True)
 class Held:
-    """A choice together with what its session needs to decode it."""
+    """A choice and the codec (h264, h265 or mjpeg) to decode it with."""
 
     choice: Choice
     codec: str
-    extradata: bytes
 
     @property
     def packets(self) -> tuple[bytes, ...]:
         """What the decoder is fed with."""
-        return (self.extradata, *self.choice.packets)
+        return self.choice.packets
 
     @property
     def frames(self) -> int:
@@ -106,11 +105,13 @@ class FrameMaker:
         *,
         bgr: Bgr | None = None,
         neighbours: Callable[[], Sequence[Held]] = tuple,
+        last_resort: Callable[[], Sequence[Held]] = tuple,
     ) -> Frame:
         """Make a frame of the sharpest candidate, or of a neighbour when all are damaged.
 
         `bgr` is the only candidate's picture where it is decoded already. `neighbours` are asked
-        for only when they are needed; the one nearest to `wanted_s` is taken.
+        for only when they are needed; the one nearest to `wanted_s` is taken. The `last_resort` is
+        for when nothing of all that can be decoded.
 
         Raises:
             PictureError: nothing can be decoded or encoded.
@@ -128,6 +129,8 @@ class FrameMaker:
                 other = _best(_look_at_all(neighbours(), nearness), nearness)
                 if other is not None and (best is None or other.is_whole):
                     best = other
+            if best is None:
+                best = _best(_look_at_all(last_resort(), _sharpness), _sharpness)
             if best is None:
                 raise PictureError(_UNDECODABLE)
             try:

@@ -1,6 +1,6 @@
 """The last seconds of a camera's stream, undecoded, and when each picture was shot.
 
-Pure bookkeeping over (position, arrival, key, bytes): no camera, no thread, no clock of its own.
+Pure bookkeeping over coded pictures: no camera, no thread, no clock of its own.
 Positions are the stream's own time, arrivals the host's monotonic clock, both in seconds.
 """
 
@@ -11,37 +11,28 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from statistics import median, mode
+from statistics import median
 from typing import Final
-
-from nal_units import slices_of, without_parameter_sets
 
 _ANCHOR_PACKETS: Final = 250
 _SKIPPED_PACKETS: Final = 3  # a session's first packets can come up to 39 ms early
 _SETTLE_S: Final = 1.0
 _REORDER_S: Final = 0.5  # B-frames step back by a few frames, never by more
 _JUMP_S: Final = 0.2  # a position that far ahead of its arrival means a new time base
-_FLUSH_S: Final = 1.5
 _GAP_PERIODS: Final = 1.6
 _IRREGULAR_SHARE: Final = 0.2  # more wide gaps: the frame rate varies, nothing is lost
 _RECENT: Final = 50
 _BACK_STEPS: Final = 3  # so many among the recent pictures are B-frames, no accident
 _SAME_PICTURE_S: Final = 1e-6
-_SLICES_SEEN: Final = 50
-_SLICES_KNOWN: Final = 10  # from so many pictures on, the usual number of slices is known
-_SLICES_SHARE: Final = 0.9
 
 
 @dataclass(slots=True)
 class Picture:
-    """One picture's packets, merged. Source: FFmpeg's demuxer by way of OpenCV's raw mode."""
+    """One picture, in the parts it came in: usually one."""
 
     position_s: float
-    arrival_s: float
     packets: list[bytes]
-    slices: int
-    headless: bool
-    """Its first slice was lost."""
+    torn: bool
 
 
 @dataclass(slots=True)
@@ -88,30 +79,24 @@ class PacketRing:
         """Forget pictures and timing: the stream's time base is a new one."""
         self._gops: deque[Gop] = deque()
         self._delays: deque[float] = deque(maxlen=_ANCHOR_PACKETS)
-        self._begin_delays: deque[float] = deque(maxlen=_ANCHOR_PACKETS)  # of first slices
         self._recent_s: deque[float] = deque(maxlen=_RECENT)
-        self._slices: deque[int] = deque(maxlen=_SLICES_SEEN)
         self._skip = _SKIPPED_PACKETS
         self._last_delay_s = 0.0
-        self._last_key = False
         self._first_position_s: float | None = None
         self._newest_s: float | None = None
         self._previous_newest_s: float | None = None
         self._last_position_s: float | None = None
         self._size_bytes = 0
 
-    def append(self, position_s: float, arrival_s: float, key: bool, packet: bytes) -> None:
-        """Add one packet as it came."""
+    def append(
+        self, position_s: float, arrival_s: float, key: bool, packet: bytes, *, torn: bool = False
+    ) -> None:
+        """Add one picture as it came; `torn` when it lacks something."""
         last = self._last_position_s
-        # A session's second picture carries the position of its first.
-        is_second = self._skip == _SKIPPED_PACKETS and key != self._last_key
-        if last is not None and abs(position_s - last) < _SAME_PICTURE_S and not is_second:
-            self._merge(position_s, arrival_s, packet)
+        if last is not None and abs(position_s - last) < _SAME_PICTURE_S:
+            self._merge(packet, torn=torn)
             return
-        self._last_key = key
         self._pictures_seen += 1
-        if self._gops:  # only now the picture before is known to be complete
-            self._slices.append(self._gops[-1].pictures[-1].slices)
         if self._breaks_time_base(position_s, arrival_s):
             self.clear()
         self._note_timing(position_s, arrival_s)
@@ -121,8 +106,7 @@ class PacketRing:
         if not self._gops:
             return
         gop = self._gops[-1]
-        slices, headless = slices_of(packet, self._codec)
-        gop.pictures.append(Picture(position_s, arrival_s, [packet], slices, headless))
+        gop.pictures.append(Picture(position_s, [packet], torn))
         self._grow(gop, len(packet))
         self._trim()
 
@@ -226,18 +210,14 @@ class PacketRing:
                 if picture.position_s >= start:
                     yield gop, index, picture
 
-    def _merge(self, position_s: float, arrival_s: float, packet: bytes) -> None:
-        """Add another slice to the newest picture and time it by this one."""
+    def _merge(self, packet: bytes, *, torn: bool) -> None:
+        """Add another part to the newest picture."""
         self._merged = True
-        self._last_delay_s = arrival_s - position_s
-        if not self._gops:
-            return
-        picture = self._gops[-1].pictures[-1]
-        packet = without_parameter_sets(packet, self._codec)
-        picture.slices += slices_of(packet, self._codec)[0]
-        picture.packets.append(packet)
-        picture.arrival_s = arrival_s
-        self._grow(self._gops[-1], len(packet))
+        if self._gops:
+            picture = self._gops[-1].pictures[-1]
+            picture.packets.append(packet)
+            picture.torn |= torn
+            self._grow(self._gops[-1], len(packet))
 
     def _grow(self, gop: Gop, size_bytes: int) -> None:
         gop.size_bytes += size_bytes
@@ -266,7 +246,7 @@ class PacketRing:
         last = self._last_position_s
         if last is None or self._newest_s is None:
             return False
-        if arrival_s - position_s < min(self._begin_delays) - _JUMP_S:
+        if arrival_s - position_s < min(self._delays, default=self._last_delay_s) - _JUMP_S:
             return True
         step_s = position_s - last
         if step_s >= 0:
@@ -278,42 +258,22 @@ class PacketRing:
         return step_s <= -_REORDER_S or not self._b_frames
 
     def _note_timing(self, position_s: float, arrival_s: float) -> None:
-        if self._newest_s is not None:  # only now the picture before is known to be complete
-            if self._skip:
-                self._skip -= 1
-            else:
-                if self._first_position_s is None:
-                    self._first_position_s = position_s
-                self._note_delay(position_s)
         self._last_delay_s = arrival_s - position_s
-        self._begin_delays.append(self._last_delay_s)
+        if self._skip:
+            self._skip -= 1
+        else:
+            if self._first_position_s is None:
+                self._first_position_s = position_s
+            self._delays.append(self._last_delay_s)
         self._recent_s.append(position_s)
         newest_s = self._newest_s
         if newest_s is None or position_s > newest_s:
             self._previous_newest_s = newest_s
             self._newest_s = position_s
 
-    def _note_delay(self, position_s: float) -> None:
-        """Note how late the last packets were, now that the picture at `position_s` begins.
-
-        The parser holds an H.264 or H.265 picture back until the next one begins: its arrival is
-        the next one's. Nothing is learnt where a picture is missing in between, or where the parser
-        waited for a read to time out.
-        """
-        if self._codec == "mjpeg":
-            self._delays.append(self._last_delay_s)
-            return
-        step_s = position_s - (self._last_position_s or 0.0)
-        period_s = self.period_s
-        longest_s = _FLUSH_S if self._b_frames or not period_s else period_s * _GAP_PERIODS
-        if abs(step_s) < min(longest_s, _FLUSH_S):
-            self._delays.append(self._last_delay_s - step_s)
-
     def _anchor_s(self) -> float:
         """Return what turns a position into the moment of its shot: the least delay of late."""
-        if self._delays:
-            return min(self._delays)
-        return self._last_delay_s - (0.0 if self._codec == "mjpeg" else self.period_s or 0.0)
+        return min(self._delays, default=self._last_delay_s)
 
     def _intervals(self) -> list[float]:
         """Return the seconds between recent pictures, in the order they are shown."""
@@ -329,20 +289,8 @@ class PacketRing:
 
     def _undamaged(self, gop: Gop) -> int:
         """Return how many pictures of `gop` come before the first that lacks something."""
-        usual = self._usual_slices()
-        torn = (
-            index
-            for index, picture in enumerate(gop.pictures)
-            if picture.headless or picture.slices < usual
-        )
+        torn = (index for index, picture in enumerate(gop.pictures) if picture.torn)
         return min(next(torn, len(gop.pictures)), self._first_gap(gop))
-
-    def _usual_slices(self) -> int:
-        """Return how many slices a picture has; 0 when that varies or is not known yet."""
-        if len(self._slices) < _SLICES_KNOWN:
-            return 0
-        usual = mode(self._slices)
-        return usual if self._slices.count(usual) >= _SLICES_SHARE * len(self._slices) else 0
 
     def _first_gap(self, gop: Gop) -> int:
         """Return the index of the first picture of `gop` that lacks a predecessor."""

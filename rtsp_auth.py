@@ -11,6 +11,9 @@ import re
 import secrets
 from typing import Final
 
+Challenges = list[tuple[str, dict[str, str]]]
+"""(lower-case scheme, parameters), in their order."""
+
 _WORD: Final = r"[\w!#$%&'*+.^`|~-]+"
 # Either `name=value` (quoted or not) or a bare word, which is the scheme of the next challenge.
 _CHALLENGE_ITEM: Final = re.compile(
@@ -18,9 +21,9 @@ _CHALLENGE_ITEM: Final = re.compile(
 )
 
 
-def parse_challenges(headers: list[str]) -> list[tuple[str, dict[str, str]]]:
-    """Split `WWW-Authenticate` headers into (lower-case scheme, parameters), in their order."""
-    challenges: list[tuple[str, dict[str, str]]] = []
+def parse_challenges(headers: list[str]) -> Challenges:
+    """Split `WWW-Authenticate` headers into challenges."""
+    challenges: Challenges = []
     for header in headers:
         fresh = True
         for item in _CHALLENGE_ITEM.finditer(header):
@@ -74,13 +77,13 @@ def digest_answer(
 
 
 def authorization(
-    challenges: list[tuple[str, dict[str, str]]], user: str, password: str, uri: str
+    challenges: Challenges, user: str, password: str, method: str, uri: str
 ) -> str | None:
     """Answer the first Digest challenge that can be answered, else Basic, else `None`."""
     for scheme, params in challenges:
         if scheme == "digest":
             cnonce = secrets.token_hex(8)
-            if answer := digest_answer(params, user, password, "DESCRIBE", uri, cnonce):
+            if answer := digest_answer(params, user, password, method, uri, cnonce):
                 return answer
     if any(scheme == "basic" for scheme, _ in challenges):
         return "Basic " + base64.b64encode(f"{user}:{password}".encode("latin-1")).decode()

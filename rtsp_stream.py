@@ -1,7 +1,7 @@
 """A camera's RTSP session kept open, its packets in a ring, and frames decoded on demand.
 
-One reader thread a camera receives packets and never decodes;
-a capture decodes a single GOP's beginning, up to the picture it wants.
+One reader thread a camera receives packets and never decodes; a capture
+decodes a single GOP's beginning, up to the picture it wants.
 """
 
 from __future__ import annotations
@@ -12,44 +12,34 @@ import random
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Final
-
-import cv2
+from typing import Final
 
 from config import CameraConfig, CaptureConfig
-from diagnosis import Diagnosis, diagnose
-from frame_decoder import set_up_opencv
+from frame_decoder import set_up_opencv, size_of
 from frame_maker import EarlyFrame, Frame, FrameMaker, Held, PictureError
 from packet_ring import Choice, PacketRing
+from rtp import CodedPicture
+from rtsp_dialogue import Diagnosis, RtspError
+from rtsp_session import RtspSession
 from worker import Worker
 
 _log = logging.getLogger(__name__)
 
-_OPEN_TIMEOUT_MS: Final = 4000
-_READ_TIMEOUT_MS: Final = 2000
-_OPEN_PARAMETERS: Final = (
-    *(cv2.CAP_PROP_FORMAT, -1),  # packets as they come, not decoded
-    *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_TIMEOUT_MS),
-    *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, _READ_TIMEOUT_MS),
-)
-_DIAGNOSIS_TIMEOUT_S: Final = 1.5
+_OPEN_TIMEOUT_S: Final = 10.0  # some cameras need seconds to answer a DESCRIBE
+_READ_TIMEOUT_S: Final = 0.5
 _STALLED_S: Final = 1.5
 _REOPEN_S: Final = 4.0
 _BACKOFF_START_S: Final = 0.5
-_BACKOFF_CAP_S: Final = 2.0
+_BACKOFF_CAP_S: Final = 1.0
 _REFUSED_BACKOFF_S: Final = 60.0  # cameras lock an account after a few wrong passwords
 _LIVE_WAIT_S: Final = 1.0
 _EARLY_WAIT_S: Final = 0.3  # a camera that hesitates longer must not keep others from decoding
 _LONGEST_GOP_S: Final = 4.0
 _LONG_GOP_S: Final = 2.5
-_CODECS: Final = {
-    **dict.fromkeys(("h264", "avc1"), "h264"),
-    **dict.fromkeys(("hevc", "h265", "hev1", "hvc1"), "h265"),
-    "mjpg": "mjpeg",
-}
-_CODEC_HINT: Final = "Set the camera's stream to H.264 or H.265."
+_CODEC_HINT: Final = (
+    "Set the camera's stream to H.264 or H.265 with regular I-frames (no intra refresh)."
+)
 _SILENT: Final = Diagnosis(
     "silent",
     "answers but sends no picture",
@@ -121,9 +111,8 @@ class CameraStream(Worker):
         self._maker = FrameMaker(capture, decode_slots)
         self._latency_s = camera.latency_ms / 1000
         self._attempts = 0
-        self._session: Any = None
+        self._session: RtspSession | None = None
         self._opened_s = 0.0
-        self._extradata = b""
         self._codec = ""
         # Guarded by _changed, since captures and the web read them.
         self._changed = threading.Condition()
@@ -135,7 +124,7 @@ class CameraStream(Worker):
         self._hint: str | None = None
         self._size: tuple[int, int] | None = None
         self._patient = True
-        set_up_opencv(capture.rtsp_transport)
+        set_up_opencv()
 
     # The reader thread.
 
@@ -143,71 +132,50 @@ class CameraStream(Worker):
         """Read one packet, or try to open the session."""
         if self._session is None:
             return self._connect()
-        self._read()
+        self._read(self._session)
         return 0.0
 
     def close(self) -> None:
         """Close the session and forget its packets."""
         session, self._session = self._session, None
         if session is not None:
-            session.release()
+            session.close()
         with self._changed:
             self._ring = None
             self._changed.notify_all()
 
     def _connect(self) -> float:
-        failure = self._open()
-        if failure is None:
-            return 0.0
-        self._attempts += 1
-        refused = failure.code == "wrong_password"
-        wait_s = _REFUSED_BACKOFF_S if refused else _backoff_s(self._attempts)
-        self._enter("down", failure.reason, failure.hint, f"; retrying in {wait_s:.1f} s")
-        return wait_s
+        url, transport = self.camera.url, self._settings.rtsp_transport
+        try:
+            session = RtspSession(url, transport, _OPEN_TIMEOUT_S, lambda: not self.stopping)
+            self._begin(session)
+        except RtspError as error:
+            failure = error.diagnosis
+            self._attempts += 1
+            refused = failure.code == "wrong_password"
+            wait_s = _REFUSED_BACKOFF_S if refused else _backoff_s(self._attempts)
+            self._enter("down", failure.reason, failure.hint, f"; retrying in {wait_s:.1f} s")
+            return wait_s
+        return 0.0
 
-    def _open(self) -> Diagnosis | None:
-        session = None
-        with suppress(cv2.error):  # its text holds the URL with the password
-            session = cv2.VideoCapture(self.camera.url, cv2.CAP_FFMPEG, _OPEN_PARAMETERS)
-        if self.stopping:
-            return None
-        if session is None or not session.isOpened():
-            found = diagnose(self.camera.url, _DIAGNOSIS_TIMEOUT_S)
-            return _SILENT if found.code == "ok" else found
-        fourcc = _fourcc(session)
-        codec = _CODECS.get(fourcc.lower())
-        if codec is None:
-            session.release()
-            return Diagnosis("unsupported_codec", f"sends {fourcc!r} video", _CODEC_HINT)
-        self._begin(session, codec)
-        return None
-
-    def _begin(self, session: Any, codec: str) -> None:
+    def _begin(self, session: RtspSession) -> None:
         self._session = session
-        self._codec = codec
         self._opened_s = time.monotonic()
-        index = int(session.get(cv2.CAP_PROP_CODEC_EXTRADATA_INDEX))
-        found, sets = session.retrieve(None, index)
-        self._extradata = sets.tobytes() if found and codec != "mjpeg" else b""
-        width = int(session.get(cv2.CAP_PROP_FRAME_WIDTH))
-        height = int(session.get(cv2.CAP_PROP_FRAME_HEIGHT))
         with self._changed:
-            self._size = (width, height) if width > 0 and height > 0 else None
-            self._ring = PacketRing(codec=codec, keep_s=_keep_s(self.camera, self._settings))
+            self._codec = session.codec
+            self._size = None
+            keep_s = _keep_s(self.camera, self._settings)
+            self._ring = PacketRing(codec=session.codec, keep_s=keep_s)
 
-    def _read(self) -> None:
-        started_s = time.monotonic()
-        received, packet = self._session.read()
-        arrival_s = time.monotonic()
-        if received and packet is not None and packet.size:
-            position_s = self._session.get(cv2.CAP_PROP_POS_MSEC) / 1000
-            key = self._session.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME) != 0
-            self._receive(position_s, arrival_s, key or self._codec == "mjpeg", packet.tobytes())
+    def _read(self, session: RtspSession) -> None:
+        try:
+            for picture in session.read(_READ_TIMEOUT_S):
+                self._receive(picture)
+        except RtspError as error:
+            self._lose(error.diagnosis.reason, error.diagnosis.hint)
+            return
         age_s = self._newest_age_s()
-        ended = not received and arrival_s - started_s < _READ_TIMEOUT_MS / 2000
-        if ended and age_s <= _STALLED_S:
-            self._lose("the camera closed the connection", "Check its power and network cable.")
-        elif ended or age_s > _REOPEN_S:
+        if age_s > _REOPEN_S:
             self._lose(f"no new picture for {age_s:.0f} s", _SILENT.hint)
         elif age_s > _STALLED_S:
             if self._state == "streaming":
@@ -216,12 +184,20 @@ class CameraStream(Worker):
             self._enter("streaming", None, None)
             self._attempts = 0
 
-    def _receive(self, position_s: float, arrival_s: float, key: bool, packet: bytes) -> None:
+    def _receive(self, picture: CodedPicture) -> None:
+        if picture.key and self._size is None:
+            self._size = size_of(picture.data)
         with self._changed:
             ring = self._ring
             if ring is None:
                 return
-            ring.append(position_s, arrival_s, key, packet)
+            ring.append(
+                picture.position_s,
+                picture.arrival_s,
+                picture.key,
+                picture.data,
+                torn=picture.torn,
+            )
             for pin in self._pins:
                 if ring.covers(pin.settled_s):
                     pin.held = self._hold(pin.wanted_s, pin.within_s)
@@ -292,7 +268,11 @@ class CameraStream(Worker):
         self._settle(pin, math.inf)
         try:
             frame = self._maker.frame(
-                pin.held, pin.wanted_s, bgr=bgr, neighbours=lambda: self._hold_around(pin)
+                pin.held,
+                pin.wanted_s,
+                bgr=bgr,
+                neighbours=lambda: self._hold_around(pin),
+                last_resort=lambda: self._hold_any(pin),
             )
         except PictureError as error:
             raise StreamError(str(error), _CODEC_HINT) from error
@@ -377,12 +357,18 @@ class CameraStream(Worker):
         around = self._ring.around(wanted_s, within_s) if within_s else ()
         nearest = self._ring.nearest(wanted_s, self._settings.max_offset_ms / 1000)
         choices: Sequence[Choice] = around or ((nearest,) if nearest else ())
-        return tuple(Held(choice, self._codec, self._extradata) for choice in choices)
+        return tuple(Held(choice, self._codec) for choice in choices)
 
     def _hold_around(self, pin: Pin) -> tuple[Held, ...]:
         """Return what may stand in for a pinned picture that proves damaged."""
         with self._changed:
             return self._hold(pin.wanted_s, self._settings.max_offset_ms / 1000)
+
+    def _hold_any(self, pin: Pin) -> tuple[Held, ...]:
+        """Return the nearest undamaged picture, however far away."""
+        with self._changed:
+            found = self._ring.nearest(pin.wanted_s, math.inf) if self._ring else None
+            return (Held(found, self._codec),) if found else ()
 
     def _best_late(self, pin: Pin) -> Held:
         """Return the nearest picture there ever was to a moment whose own did not come."""
@@ -392,11 +378,6 @@ class CameraStream(Worker):
             reason = self._reason or "no picture from the camera yet"
             raise StreamError(reason, self._hint or _SILENT.hint)
         return best
-
-
-def _fourcc(session: Any) -> str:
-    code = int(session.get(cv2.CAP_PROP_FOURCC))
-    return "".join(chr(code >> shift & 0x7F) for shift in (0, 8, 16, 24)).strip("\0 ")
 
 
 def _keep_s(camera: CameraConfig, capture: CaptureConfig) -> float:

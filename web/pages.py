@@ -112,6 +112,7 @@ def _add_photos(pages: Blueprint, site: Site) -> None:
         return render_template(
             "photo.html",
             photo=image,
+            burst=site.catalog.images_of_event(image.event_id) if image.event_id else [],
             took_ms=took_ms if took_ms.isdecimal() and len(took_ms) < 7 else None,
             retryable=image.state in _RETRYABLE and image.source != "test",
         )

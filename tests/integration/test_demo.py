@@ -58,6 +58,15 @@ def test_a_burst_shows_the_car_before_at_and_after_the_line(tmp_path: Path) -> N
         assert len(event["images"]) == 3
 
 
+def test_the_best_frame_is_near_the_stop_and_tells_how_near(tmp_path: Path) -> None:
+    with demo(tmp_path, BIND_PORT="9700", CAPTURE_BEST_WITHIN_MS="120") as site:
+        site.wait_until("pictures", lambda: site.get("/api/images")["total"] >= 3, 60)
+        for image in site.get("/api/images")["images"]:
+            frames = frames_from_the_stop(image, site.read(image["url"]))
+            assert frames <= 4
+            assert abs(abs(image["offset_ms"]) - frames * 40) <= 40
+
+
 def test_every_fault_is_said_and_passes_when_it_is_mended(tmp_path: Path) -> None:
     with demo(tmp_path, "--demo-fault", "password-r3", BIND_PORT="9300") as site:
         site.wait_until("wrong password", lambda: "401" in str(site.camera("r3")["error"]), 10)

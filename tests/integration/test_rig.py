@@ -47,7 +47,7 @@ def watch(url: str, frames: int) -> list[Seen]:
     seen: list[Seen] = []
     give_up = time.monotonic() + BOUND_S
     # One read may last until the next keyframe, since the camera is joined in the middle of a GOP.
-    timeouts = (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 6000, cv2.CAP_PROP_READ_TIMEOUT_MSEC, 6000)
+    timeouts = (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 6000, cv2.CAP_PROP_READ_TIMEOUT_MSEC, 15000)
     with opened(url, *timeouts) as capture:
         assert capture.isOpened()
         while len(seen) < frames and time.monotonic() < give_up:

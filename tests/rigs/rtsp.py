@@ -22,6 +22,8 @@ from types import TracebackType
 from typing import NamedTuple, Self
 from urllib.parse import quote
 
+from rtsp_dialogue import Diagnosis, RtspError, describe
+
 SYSTEM_PYTHON = "/usr/bin/python3"
 PROGRAM = Path(__file__).with_name("gst_rtsp_server.py")
 START_TIMEOUT_S = 30.0
@@ -286,3 +288,13 @@ class RtspServer:
                 shot = Shot(int(number), float(moment_s))
                 # B-frames are logged in decode order: almost sorted, so insert near the end.
                 bisect.insort(self._shots[mount], shot, key=lambda other: other.moment_s)
+
+
+def diagnose(url: str, timeout_s: float = 4.0) -> Diagnosis:
+    """Return what a camera's description comes to, `ok` when there is video to be had."""
+    try:
+        dialogue, _ = describe(url, timeout_s)
+    except RtspError as error:
+        return error.diagnosis
+    dialogue.close()
+    return Diagnosis("ok", "answers properly", "")

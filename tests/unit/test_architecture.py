@@ -21,7 +21,7 @@ WEB_MAY_NOT_KNOW = {
     "upload_targets",
 }
 OWNERS = {
-    "cv2": {"rtsp_stream", "frame_decoder", "picture_gate"},
+    "cv2": {"frame_decoder", "picture_gate"},
     "sqlite3": {"catalog", "database", "records"},
     "RPi": set[str](),
     "requests": {"upload_targets"},
@@ -31,7 +31,18 @@ OWNERS = {
     "PIL": {"exif"},
     "dotenv": {"config", "security", "setup_password"},
 }
-LEAVES = ("config", "worker", "stats", "clock", "nal_units", "rtsp_auth", "image_files")
+LEAVES = (
+    "config",
+    "worker",
+    "stats",
+    "clock",
+    "packet_ring",
+    "nal_units",
+    "rtp_jpeg",
+    "sdp",
+    "rtsp_auth",
+    "image_files",
+)
 MAY_NOT_KNOW = {
     "catalog": {"rtsp_stream", "gpio_service", "upload_targets", "upload_line", "uploader"},
     "rtsp_stream": {"catalog", "image_files", "records", "gpio_service", "uploader"},

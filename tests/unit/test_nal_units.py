@@ -1,4 +1,4 @@
-"""What bytes tell of slices, on units made up by hand and on the demo's clips."""
+"""What the first bytes of NAL units tell, on units made up by hand and on the demo's clips."""
 
 from __future__ import annotations
 
@@ -6,53 +6,64 @@ from pathlib import Path
 
 import pytest
 
-from nal_units import slices_of, without_parameter_sets
+from nal_units import Unit, is_intra, look_at
 from simulator import clip
 
 CLIP = Path(__file__).parents[2] / "demo" / "clips" / "entry.h264"
-SPS, PPS, SEI, DELIMITER = (b"\0\0\0\1" + bytes([kind, 1, 2]) for kind in (0x67, 0x68, 0x06, 0x09))
-FIRST, LATER = b"\0\0\1\x41\x9a\x10", b"\0\0\1\x41\x44\x10"
-H265_SETS = b"\0\0\0\1\x40\x01\xaa" + b"\0\0\1\x42\x01\xaa" + b"\0\0\1\x44\x01\xaa"
-H265_FIRST, H265_LATER = b"\0\0\1\x26\x01\xaf\x10", b"\0\0\1\x26\x01\x2f\x10"
 
 
 @pytest.mark.parametrize(
-    ("codec", "packet", "expected"),
+    ("codec", "unit", "expected"),
     [
-        ("h264", FIRST, (1, False)),
-        ("h264", DELIMITER + SPS + PPS + SEI + FIRST + LATER + LATER, (3, False)),
-        ("h264", LATER, (1, True)),
-        ("h264", SPS + PPS, (0, False)),
-        ("h264", b"", (0, False)),
-        ("h264", b"\0\0\1", (0, False)),
-        ("h264", b"\0\0\1\x41", (1, False)),
-        ("h264", b"\xff" * 50, (0, False)),
-        ("h265", H265_SETS + H265_FIRST + H265_LATER, (2, False)),
-        ("h265", H265_LATER, (1, True)),
-        ("mjpeg", b"\xff\xd8\0\0\1\x41\x44", (1, False)),
+        ("h264", b"\x41\x9a\x10", Unit(is_slice=True, is_first=True)),
+        ("h264", b"\x41\x44\x10", Unit(is_slice=True)),
+        ("h264", b"\x65\x88\x80", Unit(is_slice=True, is_first=True, is_key=True)),
+        ("h264", b"\x67\x42\x00", Unit(is_set=True, is_sps=True)),
+        ("h264", b"\x68\xce\x38", Unit(is_set=True)),
+        ("h264", b"\x09\xf0", Unit(is_delimiter=True)),
+        ("h264", b"\x06\x05\x02\xaa\xbb\x80", Unit()),
+        ("h264", b"\x06\x06\x01\xc4\x80", Unit(is_key=True)),
+        ("h264", b"\x06\x05\x01\xaa\x06\x01\xc4\x80", Unit(is_key=True)),
+        ("h264", b"\x06\xff\xff\xff", Unit()),
+        ("h264", b"\x65", Unit()),
+        ("h264", b"", Unit()),
+        ("h265", b"\x02\x01\xd0", Unit(is_slice=True, is_first=True)),
+        ("h265", b"\x02\x01\x50", Unit(is_slice=True)),
+        ("h265", b"\x26\x01\xaf", Unit(is_slice=True, is_first=True, is_key=True)),
+        ("h265", b"\x2a\x01\xaf", Unit(is_slice=True, is_first=True, is_key=True)),
+        ("h265", b"\x40\x01\x0c", Unit(is_set=True)),
+        ("h265", b"\x42\x01\x01", Unit(is_set=True, is_sps=True)),
+        ("h265", b"\x46\x01\x50", Unit(is_delimiter=True)),
+        ("h265", b"\x4e\x01\x05", Unit()),
+        ("h265", b"\x26\x01", Unit()),
     ],
 )
-def test_slices_are_counted(codec: str, packet: bytes, expected: tuple[int, bool]) -> None:
-    assert slices_of(packet, codec) == expected
-
-
-def test_every_picture_of_an_encoder_begins_with_its_first_slice() -> None:
-    pictures = clip.load(CLIP).pictures
-    found = {slices_of(b"".join(b"\0\0\1" + unit for unit in p.nals), "h264") for p in pictures}
-    assert found == {(1, False)}
+def test_units(codec: str, unit: bytes, expected: Unit) -> None:
+    found = look_at(unit, codec)
+    assert (found.is_slice, found.is_key, found.is_set, found.is_sps, found.is_delimiter) == (
+        *(expected.is_slice, expected.is_key, expected.is_set, expected.is_sps),
+        expected.is_delimiter,
+    )
+    assert not found.is_slice or found.is_first == expected.is_first
 
 
 @pytest.mark.parametrize(
-    ("codec", "packet", "expected"),
+    ("slice_", "expected"),
     [
-        ("h264", SPS + PPS + FIRST, FIRST),
-        ("h264", DELIMITER + SPS + b"\0" + FIRST + LATER, b"\0" + FIRST + LATER),
-        ("h264", FIRST + SPS, FIRST + SPS),
-        ("h264", SPS + PPS, b""),
-        ("h264", b"no units", b"no units"),
-        ("h265", H265_SETS + H265_LATER, H265_LATER),
-        ("mjpeg", SPS, SPS),
+        (b"\x41\x88", True),  # first_mb 0 ("1"), slice_type 7 ("0001000")
+        (b"\x41\xb0", True),  # 0, 2 ("011")
+        (b"\x41\x9a", False),  # 0, 5 ("00110")
+        (b"\x41\xc0", False),  # 0, 0 ("1")
+        (b"\x41", False),
     ],
 )
-def test_leading_parameter_sets_are_taken_off(codec: str, packet: bytes, expected: bytes) -> None:
-    assert without_parameter_sets(packet, codec) == expected
+def test_intra_slices(slice_: bytes, expected: bool) -> None:
+    assert is_intra(slice_) is expected
+
+
+def test_keyframes_of_an_encoder() -> None:
+    for picture in clip.load(CLIP).pictures:
+        seen = [look_at(nal, "h264") for nal in picture.nals]
+        slices = [unit for unit in seen if unit.is_slice]
+        assert [unit.is_first for unit in slices] == [True]
+        assert any(unit.is_key for unit in seen) == picture.is_key

@@ -1,6 +1,6 @@
-"""Which picture belongs to a moment, on streams made up packet by packet.
+"""Which picture belongs to a moment, on streams made up picture by picture.
 
-Streams are lists of packets as FFmpeg hands them over; each also knows when its picture was truly
+Streams are lists of packets, one a picture; each also knows when its picture was truly
 shot, which the ring has to find out. The monotonic clock is 1000 s ahead of the stream's positions.
 """
 
@@ -37,22 +37,18 @@ def stream(
     *,
     period_s: float = PERIOD_S,
     gop: int = 25,
-    held_back: bool = True,
     jitter_s: float = 0.0,
     seed: int = 1,
     start_s: float = 0.0,
     size: int = 8,
 ) -> list[Packet]:
-    """Make a camera's packets: positions from `start_s`, in time, late by up to `jitter_s`.
-
-    With `held_back` each arrives when the next one begins, as FFmpeg's parser has it.
-    """
+    """Make a camera's pictures: positions from `start_s`, in time, late by up to `jitter_s`."""
     chance = random.Random(seed)
     packets = []
     for number in range(count):
         position_s = start_s + number * period_s
         shot_s = BASE_S + position_s
-        arrival_s = shot_s + (period_s if held_back else 0.0) + chance.uniform(0, jitter_s)
+        arrival_s = shot_s + chance.uniform(0, jitter_s)
         data = number.to_bytes(4, "big").ljust(size, b"\xff")
         packets.append(Packet(position_s, arrival_s, number % gop == 0, data, shot_s))
     return packets
@@ -112,8 +108,8 @@ def test_packets_before_the_first_keyframe_give_no_picture_but_timing() -> None:
     assert ring.newest_shot_s == pytest.approx(BASE_S + 59 * PERIOD_S)
 
 
-def test_mjpeg_pictures_stand_alone_and_are_not_held_back() -> None:
-    packets = stream(100, gop=1, held_back=False)
+def test_mjpeg_pictures_stand_alone() -> None:
+    packets = stream(100, gop=1)
     choice = nearest(filled(packets, "mjpeg"), BASE_S + 60 * PERIOD_S)
     assert numbers(choice) == [60]
     assert choice.frame_index == 0
@@ -140,9 +136,7 @@ def test_with_jitter_the_error_stays_within_the_jitter(
     seed: int, jitter_ms: int, fps: int, gop: int, codec: str, ago_ms: int
 ) -> None:
     jitter_s = jitter_ms / 1000
-    packets = stream(
-        140, period_s=1 / fps, jitter_s=jitter_s, seed=seed, gop=gop, held_back=codec != "mjpeg"
-    )
+    packets = stream(140, period_s=1 / fps, jitter_s=jitter_s, seed=seed, gop=gop)
     if codec == "mjpeg":
         packets = [replace(packet, key=True) for packet in packets]
     wanted_s = packets[-1].shot_s - ago_ms / 1000
@@ -274,110 +268,49 @@ def test_a_lost_keyframe_damages_what_would_have_followed() -> None:
 
 
 def test_a_gap_between_pictures_of_mjpeg_damages_nothing() -> None:
-    packets = stream(100, gop=1, held_back=False)
+    packets = stream(100, gop=1)
     ring = filled([*packets[:60], *packets[62:]], "mjpeg")
     assert not nearest(ring, packets[70].shot_s).damaged
 
 
-# Several packets for one picture.
+# Several parts of one picture.
 
 
-def sets_of(codec: str) -> bytes:
-    if codec == "h264":
-        return b"\0\0\0\1\x09\xf0\0\0\0\1\x67sps\0\0\1\x68pps"
-    return b"\0\0\0\1\x46\x01\0\0\0\1\x40\x01vps\0\0\0\1\x42\x01sps\0\0\1\x44\x01pps"
+def in_parts(count: int) -> list[Packet]:
+    """Make pictures that come in two parts, a millisecond apart."""
+    return [
+        part
+        for p in stream(count)
+        for part in (p, replace(p, arrival_s=p.arrival_s + 0.001, data=b"more" + p.data))
+    ]
 
 
-def slice_of(codec: str, number: int) -> bytes:
-    header = b"\x65" if codec == "h264" else b"\x26\x01"
-    return b"\0\0\0\1" + header + number.to_bytes(4, "big")
-
-
-def sliced(
-    count: int, codec: str, period_s: float = PERIOD_S, start_s: float = 0.0
-) -> list[Packet]:
-    """Make pictures of two slices: the first is handed over when the second begins."""
-    packets = []
-    for p in stream(count, period_s=period_s, start_s=start_s):
-        number = int.from_bytes(p.data[:4], "big")
-        data = slice_of(codec, number)
-        first = (sets_of(codec) if p.key else b"") + data
-        packets.append(replace(p, arrival_s=p.shot_s + 0.001, data=first))
-        packets.append(replace(p, data=(sets_of(codec) if p.key else b"") + data))
-    return packets
-
-
-@pytest.mark.parametrize("codec", ["h264", "h265"])
-def test_slices_of_a_picture_are_merged_and_later_parameter_sets_dropped(codec: str) -> None:
-    packets = sliced(60, codec)
-    choice = nearest(filled(packets, codec), packets[2 * 51].shot_s)
-    assert choice.packets == (
-        sets_of(codec) + slice_of(codec, 50),
-        slice_of(codec, 50),
-        slice_of(codec, 51),
-        slice_of(codec, 51),
-    )
+def test_parts_of_a_picture_are_one_picture() -> None:
+    packets = in_parts(60)
+    choice = nearest(filled(packets), packets[2 * 51].shot_s)
+    assert choice.packets == tuple(p.data for p in packets[100:104])
     assert choice.frame_index == 1
+    assert choice.shot_s == pytest.approx(packets[102].shot_s, abs=0.002)
 
 
-@pytest.mark.parametrize("codec", ["h264", "h265"])
-def test_a_later_packet_of_nothing_but_parameter_sets_adds_nothing(codec: str) -> None:
-    packets = sliced(60, codec)
-    packets[101] = replace(packets[101], data=sets_of(codec))
-    choice = nearest(filled(packets, codec), packets[100].shot_s)
-    assert b"".join(choice.packets) == sets_of(codec) + slice_of(codec, 50)
+def test_a_torn_part_makes_the_picture_torn() -> None:
+    packets = in_parts(60)
+    ring = PacketRing(codec="h264")
+    for number, p in enumerate(packets):
+        ring.append(p.position_s, p.arrival_s, p.key, p.data, torn=number == 105)
+    assert ring.nearest(packets[110].shot_s, 0.01).damaged  # type: ignore[union-attr]
+    assert not nearest(ring, packets[102].shot_s).damaged
 
 
-@pytest.mark.parametrize("start_s", [0.0, 1.7e9])
-def test_a_picture_is_timed_by_its_last_slice(start_s: float) -> None:
-    packets = sliced(60, "h264", start_s=start_s)
-    ring = filled(packets)
-    assert ring.newest_shot_s == pytest.approx(packets[-1].shot_s, abs=0.002, rel=0)
-    choice = nearest(ring, packets[80].shot_s)
-    assert choice.packets[-1] == slice_of("h264", 40)
-
-
-def test_slices_before_the_first_keyframe_are_timed_by_the_last_one_too() -> None:
-    packets = [replace(p, key=p.key and n >= 50) for n, p in enumerate(sliced(60, "h264"))]
-    ring = filled(packets)
-    assert ring.newest_shot_s == pytest.approx(packets[-1].shot_s, abs=0.002)
-
-
-def test_a_picture_half_received_does_not_move_the_others() -> None:
-    packets = sliced(60, "h264")
-    ring = filled(packets[:-1])
-    choice = nearest(ring, packets[80].shot_s)
-    assert choice.shot_s == pytest.approx(packets[80].shot_s, abs=0.002)
-    assert choice.packets[-1] == slice_of("h264", 40)
-
-
-def test_a_half_received_picture_settles_nothing() -> None:
-    packets = sliced(60, "h264")
+def test_a_picture_half_received_settles_nothing() -> None:
+    packets = in_parts(60)
     ring = filled(packets[:-1])
     assert ring.covers(packets[-3].shot_s - 0.005)
     assert not ring.covers(packets[-1].shot_s - 0.005)
 
 
-def test_slices_of_a_slow_camera_are_no_jump() -> None:
-    packets = sliced(40, "h264", period_s=0.4)
-    choice = nearest(filled(packets), packets[70].shot_s)
-    assert choice.packets[-1] == slice_of("h264", 35)
-    assert not choice.timing_unsure
-
-
-def test_a_second_picture_at_the_position_of_the_first_is_a_picture_of_its_own() -> None:
-    packets = [
-        replace(p, position_s=max(0.0, p.position_s - PERIOD_S), key=n == 0)
-        for n, p in enumerate(stream(60))
-    ]
-    choice = nearest(filled(packets), packets[50].shot_s)
-    assert numbers(choice) == list(range(51))
-    assert choice.frame_index == 50
-    assert choice.shot_s == pytest.approx(packets[50].shot_s)
-
-
-def test_two_key_slices_start_one_gop_only() -> None:
-    packets = sliced(60, "h264")
+def test_two_key_parts_start_one_gop_only() -> None:
+    packets = in_parts(60)
     ring = filled(packets)
     assert ring.gop_s == pytest.approx(1.0)
     assert nearest(ring, packets[100].shot_s).frame_index == 0
@@ -473,44 +406,25 @@ def test_the_period_is_that_of_the_last_pictures_whatever_was_lost() -> None:
     assert ring.period_s == pytest.approx(PERIOD_S)
 
 
-def nal(kind: int, first: bool = True) -> bytes:
-    """Return a slice of H.264, the picture's first or a later one."""
-    return b"\0\0\1" + bytes([kind, 0x88 if first else 0x44]) + b"\x55" * 6
+def torn_at(number: int, count: int = 50) -> PacketRing:
+    ring = PacketRing(codec="h264")
+    for n, p in enumerate(stream(count)):
+        ring.append(p.position_s, p.arrival_s, p.key, p.data, torn=n == number)
+    return ring
 
 
-def whole_pictures(count: int, slices: int = 4) -> list[Packet]:
-    packets = stream(count)
-    for number, packet in enumerate(packets):
-        kind = 0x65 if packet.key else 0x41
-        data = b"".join(nal(kind, place == 0) for place in range(slices))
-        packets[number] = replace(packet, data=data)
-    return packets
-
-
-def test_a_picture_that_lacks_a_slice_is_damaged_and_so_is_what_follows() -> None:
-    packets = whole_pictures(50)
-    packets[30] = replace(packets[30], data=nal(0x41) + nal(0x41, first=False) * 2)
-    ring = filled(packets)
+def test_a_torn_picture_is_damaged_and_so_is_what_follows() -> None:
+    packets = stream(50)
+    ring = torn_at(30)
     assert nearest(ring, packets[29].shot_s).damaged is False
     assert nearest(ring, packets[31].shot_s).shot_s == pytest.approx(packets[29].shot_s)
     assert ring.nearest(packets[45].shot_s, WITHIN_S).damaged is True  # type: ignore[union-attr]
     assert nearest(ring, packets[20].shot_s).damaged is False
 
 
-def test_a_picture_without_its_first_slice_is_damaged() -> None:
-    packets = whole_pictures(50, slices=1)
-    packets[30] = replace(packets[30], data=nal(0x41, first=False))
-    choice = filled(packets).nearest(packets[40].shot_s, WITHIN_S)
-    assert choice is not None
-    assert choice.damaged
-
-
-def test_slices_that_vary_in_number_tell_nothing() -> None:
-    packets = [
-        replace(packet, data=nal(0x65) + nal(0x65, first=False) * (number % 3))
-        for number, packet in enumerate(stream(50))
-    ]
-    assert nearest(filled(packets), packets[45].shot_s).damaged is False
+def test_a_torn_keyframe_spoils_its_whole_gop() -> None:
+    packets = stream(50)
+    assert nearest(torn_at(25), packets[40].shot_s).damaged
 
 
 def test_around_returns_the_pictures_of_a_window_each_gop_decoded_once() -> None:

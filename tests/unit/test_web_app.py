@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from catalog import Catalog
 from cleanup_service import AlreadyRunningError
 from image_files import StorageError
 from records import ImageFilter
-from tests.rigs.stores import JPEG, NOON, save, save_many, storage_config
+from tests.rigs.stores import JPEG, NOON, save, save_many, shot, storage_config
 from tests.rigs.web import STATUS, FakeActions, FakeStatus, make_app
 
 
@@ -484,6 +485,22 @@ def test_a_photo_has_a_page_of_its_own(client: FlaskClient, catalog: Catalog) ->
     assert "Upload it now" in text
     assert client.get("/photos/r1_1.jpg").status_code == 404
     assert client.get("/photos/..%2f..%2fetc%2fpasswd").status_code == 404
+
+
+def test_the_pictures_of_a_burst_lead_to_each_other(client: FlaskClient, catalog: Catalog) -> None:
+    first = save(catalog)
+    assert first.event_id is not None
+    before = replace(shot(), offset_ms=-401.0)
+    saved = {"state": "pending", "clock_trusted": True, "beside": first}
+    other = catalog.save(first.event_id, before, burst=1, **saved)  # type: ignore[arg-type]
+    text = client.get(f"/photos/{first.filename}").text
+    links = re.findall(r'href="/photos/([^"?]+)"( aria-current="page")?>([^<]+)</a>', text)
+    assert links[-2:] == [
+        (other.filename, "", "-401 ms"),
+        (first.filename, ' aria-current="page"', "+12 ms"),
+    ]
+    alone = save(catalog, NOON + timedelta(hours=1))
+    assert "Pictures of this moment" not in client.get(f"/photos/{alone.filename}").text
 
 
 def test_hostile_text_is_shown_as_text(

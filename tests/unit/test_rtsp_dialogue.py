@@ -8,9 +8,10 @@ import socket
 
 import pytest
 
-import diagnosis
-from diagnosis import video_codec
+import rtsp_dialogue
 from rtsp_auth import authorization, digest_answer, parse_challenges
+from sdp import first_video
+from tests.rigs.rtsp import diagnose
 
 SDP = "v=0\r\no=- 0 0 IN IP4 0.0.0.0\r\ns=cam\r\nt=0 0\r\n"
 RFC2617 = {
@@ -134,7 +135,7 @@ def test_challenges(headers: list[str], expected: list[tuple[str, dict[str, str]
     ],
 )
 def test_digest_is_preferred_to_basic(challenges: list[str], start: str | None) -> None:
-    answer = authorization(parse_challenges(challenges), "u", "p", "rtsp://h/")
+    answer = authorization(parse_challenges(challenges), "u", "p", "DESCRIBE", "rtsp://h/")
     if start is None:
         assert answer is None
     else:
@@ -157,7 +158,8 @@ def test_digest_is_preferred_to_basic(challenges: list[str], start: str | None) 
     ],
 )
 def test_codec_of_the_first_video_section(media: str, codec: str | None) -> None:
-    assert video_codec(SDP + media) == codec
+    video = first_video(SDP + media)
+    assert (video and video.codec) == codec
 
 
 @pytest.mark.parametrize(
@@ -171,7 +173,7 @@ def test_codec_of_the_first_video_section(media: str, codec: str | None) -> None
     ],
 )
 def test_request_uri_has_no_credentials(url: str, uri: str) -> None:
-    assert diagnosis._parse(url).uri == uri
+    assert rtsp_dialogue._parse(url).uri == uri
 
 
 @pytest.mark.parametrize(
@@ -183,7 +185,7 @@ def test_request_uri_has_no_credentials(url: str, uri: str) -> None:
     ],
 )  # fmt: skip
 def test_unusable_addresses_are_said_without_showing_them(url: str) -> None:
-    found = diagnosis.diagnose(url)
+    found = diagnose(url)
     assert (found.code, found.reason) == ("not_rtsp", "not a usable rtsp:// address")
     assert "CANARY" not in found.hint
 
@@ -200,12 +202,12 @@ def test_unusable_addresses_are_said_without_showing_them(url: str) -> None:
         (454, "Session Not Found", "wrong_path", "no such stream path (454)"),
         (453, "Not Enough Bandwidth", "server_error", "too many viewers (453)"),
         (503, "x" * 99, "server_error", f"camera reports an error (503 {'x' * 33}...)"),
-        (200, "OK", "no_video", "the stream has no video"),
+        (461, "Unsupported Transport", "unsupported_transport", "refuses this transport (461)"),
     ],
 )
 def test_status_in_words(status: int, phrase: str, code: str, reason: str) -> None:
-    target = diagnosis._parse("rtsp://u:CANARY@cam/")
-    found = diagnosis._judge(diagnosis._Reply(status, phrase, [], ""), target)
+    target = rtsp_dialogue._parse("rtsp://u:CANARY@cam/")
+    found = rtsp_dialogue._refusal(rtsp_dialogue.Reply(status, phrase), target).diagnosis
     assert (found.code, found.reason) == (code, reason)
     assert found.hint
 
@@ -237,7 +239,7 @@ def test_failed_connections_in_words(
     found_address = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 554))]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found_address)
     monkeypatch.setattr(socket, "socket", FakeSocket)
-    found = diagnosis.diagnose("rtsp://cam/")
+    found = diagnose("rtsp://cam/")
     assert (found.code, found.reason) == (code, reason)
     assert found.hint
 
@@ -257,5 +259,5 @@ def test_failed_lookups_in_words(
         raise error
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    found = diagnosis.diagnose("rtsp://cam/")
+    found = diagnose("rtsp://cam/")
     assert (found.code, found.reason) == ("unknown_host", reason)

@@ -1,0 +1,85 @@
+"""JPEGs that ffmpeg sends by RTP, put together again."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from frame_decoder import Bgr, decode_jpeg
+from rtp import CodedPicture, RtpReceiver
+from tests.rigs.clips import FFMPEG
+
+CLIP = Path(__file__).parents[2] / "demo" / "clips" / "entry.h264"
+
+
+def received(packets: list[bytes]) -> list[CodedPicture]:
+    receiver = RtpReceiver("mjpeg", payload_type=26, clock_hz=90_000)
+    pictures: list[CodedPicture] = []
+    for one in packets:
+        receiver.feed(one, 0.0, pictures)
+    return pictures
+
+
+def jpeg_packets(path: Path) -> list[bytes]:
+    """Let ffmpeg send a JPEG by RTP and return the packets."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.settimeout(10)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_000_000)
+        url = f"rtp://127.0.0.1:{sock.getsockname()[1]}"
+        command = [FFMPEG, "-v", "quiet", "-i", str(path), "-c", "copy", "-f", "rtp", url]
+        subprocess.run(command, check=True)
+        found = [sock.recv(65536)]
+        while not found[-1][1] & 0x80:
+            found.append(sock.recv(65536))
+    return found
+
+
+def wide_jpeg(path: Path, quality: int) -> Bgr:
+    """Write a JPEG as RTP can carry it and return what it shows."""
+    capture = cv2.VideoCapture(str(CLIP))
+    bgr = np.asarray(capture.read()[1], np.uint8)
+    capture.release()
+    flags = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    flags += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
+    cv2.imwrite(str(path), bgr, flags)
+    return np.asarray(cv2.imread(str(path)), np.uint8)
+
+
+def test_a_jpeg_is_put_together_again(tmp_path: Path) -> None:
+    shown = wide_jpeg(tmp_path / "a.jpg", 85)
+    packets = jpeg_packets(tmp_path / "a.jpg")
+    assert len(packets) > 20
+    found = received(packets)
+    assert [(p.key, p.torn) for p in found] == [(True, False)]
+    bgr = decode_jpeg(found[0].data)
+    assert bgr is not None
+    assert np.array_equal(bgr, shown)
+
+
+@pytest.mark.parametrize("lost", [0, 7, -1])
+def test_a_jpeg_that_lacks_a_part_is_none(tmp_path: Path, lost: int) -> None:
+    wide_jpeg(tmp_path / "a.jpg", 85)
+    packets = jpeg_packets(tmp_path / "a.jpg")
+    del packets[lost]
+    assert received(packets) == []
+
+
+@pytest.mark.parametrize("quality", [10, 50, 75, 99])
+def test_the_standard_tables_of_a_quality(tmp_path: Path, quality: int) -> None:
+    """Say the quality instead of sending the tables; libjpeg makes them by the same rule."""
+    shown = wide_jpeg(tmp_path / "a.jpg", quality)
+    packets = jpeg_packets(tmp_path / "a.jpg")
+    head = packets[0][:12]
+    tables_bytes = 4 + int.from_bytes(packets[0][22:24], "big")
+    packets[0] = head + packets[0][12:20] + packets[0][20 + tables_bytes :]
+    said = [one[:17] + bytes([quality]) + one[18:] for one in packets]
+    found = received(said)
+    bgr = decode_jpeg(found[0].data)
+    assert bgr is not None
+    assert np.array_equal(bgr, shown)

@@ -1,0 +1,291 @@
+"""A session with cameras of all manners, played by scripts on loopback."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from rtp import CodedPicture
+from rtsp_dialogue import RtspError
+from rtsp_session import RtspSession
+from simulator import clip, rtp
+from tests.rigs.scripted_camera import WAIT_S, Peer, Serve, Server, serving
+
+CLIP = clip.load(Path(__file__).parents[2] / "demo" / "clips" / "entry.h264")
+SDP = (
+    "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=cam\r\nt=0 0\r\n{session}"
+    "m=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n{control}"
+)
+Answer = Callable[[str, str], tuple[list[str], str]]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    with serving() as start:
+        yield start
+
+
+def packets(count: int, start: int = 0) -> list[bytes]:
+    """Return RTP packets of the clip's first pictures."""
+    found: list[bytes] = []
+    for number, picture in enumerate(CLIP.pictures[:count]):
+        parts = rtp.payloads(picture.nals)
+        for part in parts:
+            found.append(
+                rtp.packet(
+                    part,
+                    last=part is parts[-1],
+                    sequence=start + len(found),
+                    timestamp=number * 3600,
+                    ssrc=7,
+                )
+            )
+    return found
+
+
+def framed(packet: bytes, channel: int = 0) -> bytes:
+    return b"$" + bytes([channel]) + len(packet).to_bytes(2, "big") + packet
+
+
+class Camera:
+    """A script that sets up as told, then sends what `play` yields and reads what comes."""
+
+    def __init__(
+        self,
+        *,
+        control: str = "a=control:track1\r\n",
+        session: str = "",
+        base: str = "Content-Base: {url}/",
+        setup: str = "Transport: RTP/AVP/TCP;unicast;interleaved=0-1",
+        session_header: str = "Session: abc;timeout=60",
+        refuse: dict[str, str] | None = None,
+        play: Callable[[Peer], None] = lambda peer: peer.send(b"".join(map(framed, packets(5)))),
+        linger: bool = True,
+    ) -> None:
+        self.sdp = SDP.format(control=control, session=session)
+        self.base, self.setup, self.session_header = base, setup, session_header
+        self.refuse = refuse or {}
+        self.play = play
+        self.linger = linger
+        self.heard: list[bytes] = []
+
+    def __call__(self, peer: Peer) -> None:
+        while request := peer.request():
+            method, url, _ = request.split(" ", 2)
+            if method in self.refuse:
+                peer.reply(self.refuse[method])
+                return
+            if method == "DESCRIBE":
+                peer.reply("200 OK", self.base.format(url=url), body=self.sdp)
+            elif method == "SETUP":
+                peer.reply("200 OK", self.setup, self.session_header)
+            else:
+                peer.reply("200 OK", self.session_header)
+            if method == "PLAY":
+                break
+        self.play(peer)
+        while self.linger and (chunk := peer.sock.recv(4096)):
+            self.heard.append(chunk)
+
+
+def opened(server: Server, transport: str = "tcp", path: str = "/live") -> RtspSession:
+    return RtspSession(f"rtsp://127.0.0.1:{server.port}{path}", transport, WAIT_S)
+
+
+def pictures_of(session: RtspSession, count: int) -> list[CodedPicture]:
+    found: list[CodedPicture] = []
+    until_s = time.monotonic() + WAIT_S
+    while len(found) < count and time.monotonic() < until_s:
+        found += session.read(0.2)
+    return found
+
+
+def test_pictures_come_and_the_session_is_ended(serve: Serve) -> None:
+    camera = Camera()
+    server = serve(camera)
+    session = opened(server)
+    found = pictures_of(session, 5)
+    assert [p.key for p in found] == [True, False, False, False, False]
+    assert not any(p.torn for p in found)
+    assert session.codec == "h264"
+    session.close()
+    assert [r.split(" ")[0] for r in server.requests] == ["DESCRIBE", "SETUP", "PLAY"]
+    assert "Session: abc\r\n" in server.requests[2]
+    wait_until(lambda: b"TEARDOWN" in b"".join(camera.heard))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    until_s = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < until_s
+        threading.Event().wait(0.02)
+
+
+@pytest.mark.parametrize(
+    ("control", "session", "base", "path", "asked"),
+    [
+        ("a=control:track1\r\n", "", "Content-Base: {url}/", "/live", "{url}/live/track1"),
+        ("a=control:track1\r\n", "a=control:*\r\n", "X: y", "/live", "{url}/live/track1"),
+        ("a=control:track1\r\n", "", "Content-Base: {url}", "/a?b=1", "{url}/a?b=1/track1"),
+        ("a=control:*\r\n", "", "X: y", "/live", "{url}/live"),
+        ("", "", "X: y", "/live", "{url}/live"),
+        ("a=control:rtsp://other/x\r\n", "", "X: y", "/live", "rtsp://other/x"),
+        ("a=control:t\r\n", "a=control:rtsp://other/y/\r\n", "X: y", "/", "rtsp://other/y/t"),
+    ],
+)
+def test_the_address_of_the_track(
+    serve: Serve, control: str, session: str, base: str, path: str, asked: str
+) -> None:
+    server = serve(Camera(control=control, session=session, base=base))
+    opened(server, path=path).close()
+    url = f"rtsp://127.0.0.1:{server.port}"
+    assert server.requests[1].split(" ")[:2] == ["SETUP", asked.format(url=url)]
+
+
+def test_other_channels_are_used_and_other_data_is_passed_over(serve: Serve) -> None:
+    def play(peer: Peer) -> None:
+        for one in packets(5):
+            peer.send(framed(b"sender report", 7) + framed(b"sound", 2) + framed(one, 6))
+            peer.reply("200 OK")  # to a sign of life
+
+    setup = "Transport: RTP/AVP/TCP;unicast;interleaved=6-7;ssrc=1"
+    session = opened(serve(Camera(setup=setup, play=play)))
+    assert len(pictures_of(session, 5)) == 5
+    session.close()
+
+
+@pytest.mark.parametrize("size", [1, 3, 700])
+def test_any_cutting_of_the_bytes(serve: Serve, size: int) -> None:
+    stream = b"".join(map(framed, packets(2)))
+
+    def play(peer: Peer) -> None:
+        peer.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for at in range(0, len(stream), size):
+            peer.send(stream[at : at + size])
+
+    session = opened(serve(Camera(play=play)))
+    assert len(pictures_of(session, 2)) == 2
+    session.close()
+
+
+def test_packets_before_and_with_the_answer_to_play(serve: Serve) -> None:
+    class Hasty(Camera):
+        def __call__(self, peer: Peer) -> None:
+            while "PLAY" not in (request := peer.request()):
+                if "DESCRIBE" in request:
+                    peer.reply("200 OK", body=self.sdp)
+                else:
+                    peer.reply("200 OK", self.setup, self.session_header)
+            head = b"RTSP/1.0 200 OK\r\nCSeq: 3\r\n\r\n"
+            stream = b"".join(map(framed, packets(3)))
+            peer.send(framed(b"\x80\xe0early", 0) + head + stream[: len(stream) // 2])
+            peer.send(stream[len(stream) // 2 :])
+            peer.sock.recv(4096)
+
+    session = opened(serve(Hasty()))
+    assert len(pictures_of(session, 3)) == 3
+    session.close()
+
+
+def test_stray_bytes_are_skipped_and_a_lot_of_them_ends_the_session(serve: Serve) -> None:
+    def play(peer: Peer) -> None:
+        parts = packets(5)
+        peer.send(b"\r\n".join(framed(one) for one in parts))
+        peer.send(b"\xff" * 70_000)
+
+    session = opened(serve(Camera(play=play)))
+    assert len(pictures_of(session, 5)) == 5
+    with pytest.raises(RtspError, match="garbage"):
+        pictures_of(session, 1)
+    session.close()
+
+
+def test_the_end_of_the_connection_is_told(serve: Serve) -> None:
+    session = opened(serve(Camera(linger=False)))
+    with pytest.raises(RtspError, match="closed the connection"):
+        pictures_of(session, 100)
+    session.close()
+
+
+def test_the_end_of_the_session_is_told(serve: Serve) -> None:
+    session = opened(serve(Camera(play=lambda peer: peer.reply("454 Session Not Found"))))
+    with pytest.raises(RtspError, match="454"):
+        pictures_of(session, 1)
+    session.close()
+
+
+def test_signs_of_life_come_in_time(serve: Serve) -> None:
+    camera = Camera(session_header="Session: abc ; timeout = 2")
+    session = opened(serve(camera))
+    until_s = time.monotonic() + 2.5
+    while time.monotonic() < until_s:
+        session.read(0.1)
+    session.close()
+    heard = b"".join(camera.heard)
+    assert len(re.findall(rb"OPTIONS rtsp://\S+ RTSP/1.0\r\n", heard)) == 2
+    assert heard.count(b"Session: abc\r\n") >= 2
+    assert b"$\x01\x00\x1c\x80\xc9\x00\x01" in heard
+
+
+@pytest.mark.parametrize(
+    ("refuse", "code", "words"),
+    [
+        ({"SETUP": "461 Unsupported Transport"}, "unsupported_transport", "refuses this transport"),
+        ({"SETUP": "453 Not Enough Bandwidth"}, "server_error", "too many viewers"),
+        ({"PLAY": "500 Oops"}, "server_error", "500 Oops"),
+        ({"PLAY": "401 Unauthorized"}, "wrong_password", "password"),
+    ],
+)
+def test_refusals_in_words(serve: Serve, refuse: dict[str, str], code: str, words: str) -> None:
+    with pytest.raises(RtspError, match=words) as caught:
+        opened(serve(Camera(refuse=refuse)))
+    assert caught.value.diagnosis.code == code
+    assert caught.value.diagnosis.hint
+
+
+def test_a_login_is_renewed_for_later_requests(serve: Serve) -> None:
+    def script(peer: Peer) -> None:
+        valid = 1
+        while request := peer.request():
+            if f'nonce="n{valid}"' not in request:
+                peer.reply("401 Unauthorized", f'WWW-Authenticate: Digest nonce="n{valid}"')
+                continue
+            valid += 1
+            if "DESCRIBE" in request:
+                peer.reply("200 OK", body=SDP.format(control="", session=""))
+            else:
+                peer.reply("200 OK", "Session: x")
+
+    server = serve(script)
+    RtspSession(f"rtsp://u:p@127.0.0.1:{server.port}/", "tcp", WAIT_S).close()
+    assert [r.split(" ")[0] for r in server.requests[:6]] == [
+        *("DESCRIBE", "DESCRIBE", "SETUP", "SETUP", "PLAY", "PLAY")
+    ]
+
+
+def test_udp_from_the_camera_only(serve: Serve) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.bind(("127.0.0.1", 0))
+        camera = Camera(
+            setup=f"Transport: RTP/AVP;unicast;server_port={sender.getsockname()[1]}",
+            play=lambda peer: None,
+        )
+        server = serve(camera)
+        session = opened(server, "udp")
+        ports = re.search(r"client_port=(\d+)-(\d+)", server.requests[1])
+        assert ports is not None
+        assert int(ports[1]) % 2 == 0
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+            for one in packets(3, start=1000):
+                stranger.sendto(one, ("127.0.0.1", int(ports[1])))
+        assert session.read(0.3) == []
+        for one in packets(3):
+            sender.sendto(one, ("127.0.0.1", int(ports[1])))
+        assert len(pictures_of(session, 3)) == 3
+        session.close()

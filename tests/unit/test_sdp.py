@@ -1,0 +1,37 @@
+"""What a description says of the video."""
+
+from __future__ import annotations
+
+import pytest
+
+from sdp import first_video
+
+HEAD = "v=0\r\ns=cam\r\na=control:*\r\nt=0 0\r\n"
+H265 = (
+    "m=audio 0 RTP/AVP 8\r\na=control:track1\r\na=fmtp:8 sprop-parameter-sets=AAAA\r\n"
+    "m=video 0 RTP/AVP 98\r\nb=AS:4000\r\na=rtpmap:98 h265/90000\r\n"
+    "a=fmtp:98 sprop-vps=QAEM; sprop-sps=QgEB;sprop-pps=RAHB\r\na=control:trackID=2\r\n"
+    "m=video 0 RTP/AVP 26\r\na=control:track3\r\n"
+)
+
+
+def test_everything_of_the_first_video_section() -> None:
+    video = first_video(HEAD + H265)
+    assert video is not None
+    assert (video.codec, video.payload_type, video.clock_hz) == ("H265", 98, 90_000)
+    assert (video.control, video.session_control) == ("trackID=2", "*")
+    assert [unit.hex() for unit in video.parameter_sets] == ["40010c", "420101", "4401c1"]
+
+
+def test_h264_sets_without_padding_and_broken_ones() -> None:
+    fmtp = "a=fmtp:96 packetization-mode=1;sprop-parameter-sets=Z0IAHw,aM4=,!!,;x"
+    video = first_video(f"m=video 0 RTP/AVP 96\na=rtpmap:96 H264/90000\n{fmtp}\n")
+    assert video is not None
+    assert [unit.hex() for unit in video.parameter_sets] == ["6742001f", "68ce"]
+
+
+@pytest.mark.parametrize("clock", ["", "/0", "/x"])
+def test_a_clock_that_is_not_told_is_90_khz(clock: str) -> None:
+    video = first_video(f"m=video 0 RTP/AVP 96\na=rtpmap:96 H264{clock}\n")
+    assert video is not None
+    assert video.clock_hz == 90_000
