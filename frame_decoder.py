@@ -36,8 +36,7 @@ def set_up_opencv() -> None:
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     # Without it one lock is held while a file is opened. FFmpeg is safe for threads since 4.0.
     os.environ.setdefault("OPENCV_FFMPEG_IS_THREAD_SAFE", "1")
-    # More threads than cores let the decoder look further ahead: about a fifth less time.
-    threads = min(_MAX_DECODER_THREADS, 2 * (os.cpu_count() or 1))
+    threads = min(_MAX_DECODER_THREADS, os.cpu_count() or 1)
     os.environ.setdefault("OPENCV_FFMPEG_THREADS", str(threads))
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     cv2.setNumThreads(1)

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -57,8 +58,12 @@ class Taken:
 
     def row(self) -> str:
         """Return a line of the table."""
+        if not self.offsets_ms:
+            return (
+                f"{self.name:<28} {len(self.durable_s):4d} edges, no picture whose number is whole"
+            )
         return (
-            f"{self.name:<28} {len(self.offsets_ms):4d} edges  offset p50"
+            f"{self.name:<28} {len(self.offsets_ms):4d} of {len(self.durable_s)} whole  offset p50"
             f" {statistics.median(self.offsets_ms):+8.1f} ms  |offset| p95"
             f" {self.offset_p95_ms:7.1f} ms  edge to durable p50"
             f" {statistics.median(self.durable_s):.3f} s  p95"
@@ -239,13 +244,14 @@ def main() -> int:
     options = parser.parse_args()
     os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "rtsp_transport;tcp"
     os.environ["OPENCV_FFMPEG_IS_THREAD_SAFE"] = "1"  # else the cameras would wait for each other
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+    os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
     def say(text: str) -> None:
         print(text, flush=True)
 
     parts: dict[str, Callable[[], list[Gate]]] = {
-        codec: (lambda c=codec: run_kind(c, options.edges, options.cold, options.seed, say))  # type: ignore[misc]
+        codec: partial(run_kind, codec, options.edges, options.cold, options.seed, say)
         for codec in KINDS
     }
     parts["bursts"] = lambda: run_bursts(options.bursts, say)
