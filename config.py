@@ -103,6 +103,17 @@ class GpioConfig:
 
 
 @dataclass(frozen=True)
+class S3Config:
+    """How to reach an S3-compatible store; used when `S3_API_URL` is s3://bucket/prefix."""
+
+    endpoint_url: str = "https://s3.amazonaws.com"
+    access_key_id: str = field(default="", repr=False)
+    secret_access_key: str = field(default="", repr=False)
+    session_token: str = field(default="", repr=False)
+    region: str = "us-east-1"
+
+
+@dataclass(frozen=True)
 class UploadConfig:
     """Where images go and how patiently. `url` may hold a secret in its query."""
 
@@ -117,6 +128,17 @@ class UploadConfig:
     retry_workers: int
     offline_retry_interval_s: float
     connectivity_check_interval_s: float
+    s3: S3Config = S3Config()
+
+    @property
+    def is_s3(self) -> bool:
+        """Tell whether images go straight to a store."""
+        return self.url.startswith("s3://")
+
+    @property
+    def server_url(self) -> str:
+        """Return the URL of the server that has to be reached."""
+        return self.s3.endpoint_url if self.is_s3 else self.url
 
 
 @dataclass(frozen=True)
@@ -223,6 +245,8 @@ def redact_url(url: str) -> str:
 def _build(read: _Reader) -> Config:
     cameras = _cameras(read)
     burst_ms = _burst(read, cameras)
+    upload = _upload(read)
+    _check_s3(read, upload)
     return Config(
         site=_site(read),
         cameras=cameras,
@@ -235,7 +259,7 @@ def _build(read: _Reader) -> Config:
             best_within_ms=read.integer("CAPTURE_BEST_WITHIN_MS", 0, 0, _WIDEST_CHOICE_MS),
         ),
         gpio=_gpio(read, cameras),
-        upload=_upload(read),
+        upload=upload,
         storage=_storage(read),
         cleanup=CleanupConfig(
             retention_days=read.integer("IMAGE_RETENTION_DAYS", 120, 1, 36500),
@@ -358,7 +382,7 @@ def _upload(read: _Reader) -> UploadConfig:
     return UploadConfig(
         enabled=read.flag("UPLOAD_ENABLED", True),
         background=read.flag("BACKGROUND_UPLOAD", True),
-        url=read.url("S3_API_URL", _DEFAULT_UPLOAD_URL, ("http", "https")),
+        url=read.url("S3_API_URL", _DEFAULT_UPLOAD_URL, ("http", "https", "s3")),
         field_name=read.text("UPLOAD_FIELD_NAME", "singleFile"),
         auth_token=read.secret("UPLOAD_AUTH_TOKEN", ""),
         metadata=read.flag("UPLOAD_METADATA", False),
@@ -367,7 +391,26 @@ def _upload(read: _Reader) -> UploadConfig:
         retry_workers=read.integer("UPLOAD_RETRY_WORKERS", 1, 1, 16),
         offline_retry_interval_s=read.number("OFFLINE_RETRY_INTERVAL", 60, 0.1, 86400),
         connectivity_check_interval_s=read.number("CONNECTIVITY_CHECK_INTERVAL", 60, 0.1, 86400),
+        s3=S3Config(
+            endpoint_url=read.url("S3_ENDPOINT_URL", S3Config.endpoint_url, ("https", "http")),
+            access_key_id=read.secret("AWS_ACCESS_KEY_ID", ""),
+            secret_access_key=read.secret("AWS_SECRET_ACCESS_KEY", ""),
+            session_token=read.secret("AWS_SESSION_TOKEN", ""),
+            region=read.text("AWS_REGION", S3Config.region),
+        ),
     )
+
+
+def _check_s3(read: _Reader, upload: UploadConfig) -> None:
+    """Note what a store needs and is not given."""
+    if not upload.enabled or not upload.is_s3:
+        return
+    for name, value in (
+        ("AWS_ACCESS_KEY_ID", upload.s3.access_key_id),
+        ("AWS_SECRET_ACCESS_KEY", upload.s3.secret_access_key),
+    ):
+        if not value:
+            read.problem(name, "", "is needed with S3_API_URL=s3://…")
 
 
 def _storage(read: _Reader) -> StorageConfig:

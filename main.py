@@ -27,6 +27,7 @@ from memory import limit_arenas
 from pending_file import PendingExporter
 from reconcile import Reconciler
 from rtsp_stream import CameraStream, StreamError
+from s3_target import S3Target
 from security import LoginThrottle, Passwords, Sessions
 from stats import Stats
 from status import SystemStatus
@@ -83,7 +84,9 @@ class Daemon:
             config.upload,
             self._catalog,
             stats,
-            make_target=partial(HttpTarget, config.upload, config.site.site_id),
+            make_target=partial(
+                S3Target if config.upload.is_s3 else HttpTarget, config.upload, config.site.site_id
+            ),
         )
         self._capture = CaptureService(
             config.cameras,

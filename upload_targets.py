@@ -6,9 +6,7 @@ import email.utils
 import hashlib
 import json
 import logging
-import socket
 import ssl
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,11 +16,15 @@ from urllib.parse import urlsplit
 import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    NewConnectionError,
+    ReadTimeoutError,
+)
 
 from config import UploadConfig, redact_url
+from deadline import Deadline
 from records import Image, iso
 from version import __version__
 
@@ -34,6 +36,12 @@ _MAX_RETRY_AFTER_S: Final = 3600.0
 _MAX_LOCATION: Final = 1000
 _REFUSED_IMAGE: Final = frozenset({400, 413, 415, 422})
 _WRONG_SET_UP: Final = frozenset({401, 403, 404, 405})
+TimeoutErrors: Final = (
+    requests.exceptions.Timeout,
+    ConnectTimeoutError,
+    ReadTimeoutError,
+    TimeoutError,
+)
 _UNEXPECTED_FIELD: Final = "unexpected field"
 
 
@@ -97,7 +105,7 @@ class HttpTarget:
     def __init__(self, config: UploadConfig, site_id: str) -> None:
         self._config = config
         self._site_id = site_id
-        self._deadline = _Deadline()
+        self._deadline = Deadline()
         self._session = requests.Session()
         self._session.headers.update(
             {"User-Agent": f"camera-capture/{__version__}", "X-Site-Id": site_id}
@@ -128,30 +136,30 @@ class HttpTarget:
                     reply.status_code, dict(reply.headers.lower_items()), _body_of(reply)
                 )
         except (requests.exceptions.RequestException, HTTPError, OSError, ValueError) as error:
-            if any(isinstance(part, ssl.SSLCertVerificationError) for part in _chain(error)):
-                return Misconfigured(
-                    f"TLS certificate not accepted ({_cause(error)})",
-                    "Check the clock of this box and the certificate of the server.",
-                )
-            never_connected = any(
-                isinstance(part, (NewConnectionError, ConnectTimeoutError))
-                for part in _chain(error)
-            )
-            cause: Literal["connection", "silent"] = "connection" if never_connected else "silent"
-            return Deferred(self._in_words(error, cause), cause)
+            host = urlsplit(self._config.url).hostname or ""
+            passed = self._deadline.passed
+            return failure_of(error, host, self._config.timeout_s, passed=passed)
 
     def close(self) -> None:
         """Close connections."""
         self._session.close()
 
-    def _in_words(self, error: BaseException, cause: str) -> str:
-        host = urlsplit(self._config.url).hostname
-        if cause == "connection":
-            timed_out = isinstance(error, requests.exceptions.Timeout)
-            return f"cannot reach {host}: {'no answer' if timed_out else _cause(error)}"
-        if self._deadline.passed or isinstance(error, requests.exceptions.Timeout):
-            return f"{host} gave no answer within {self._config.timeout_s:g} s"
-        return f"{host} broke the connection off: {_cause(error)}"
+
+def failure_of(error: BaseException, host: str, timeout_s: float, *, passed: bool) -> Outcome:
+    """Say what it means that no answer came; `passed` tells that the deadline cut the request."""
+    parts = list(_chain(error))
+    if any(isinstance(part, ssl.SSLCertVerificationError) for part in parts):
+        return Misconfigured(
+            f"TLS certificate not accepted ({_cause(error)})",
+            "Check the clock of this box and the certificate of the server.",
+        )
+    timed_out = any(isinstance(part, TimeoutErrors) for part in parts)
+    if any(isinstance(part, (NewConnectionError, ConnectTimeoutError)) for part in parts):
+        why = "no answer" if timed_out else _cause(error)
+        return Deferred(f"cannot reach {host}: {why}", "connection")
+    if passed or timed_out:
+        return Deferred(f"{host} gave no answer within {timeout_s:g} s", "silent")
+    return Deferred(f"{host} broke the connection off: {_cause(error)}", "silent")
 
 
 def classify(status: int, headers: dict[str, str], body: bytes) -> Outcome:
@@ -164,7 +172,7 @@ def classify(status: int, headers: dict[str, str], body: bytes) -> Outcome:
         return Delivered(_location(text))
     said = f"the server answered {status}"
     if 300 <= status < 400:
-        target = _redacted(_printable(headers.get("location", "")))
+        target = _redacted(printable(headers.get("location", "")))
         return Misconfigured(f"{said}, a redirect to {target}", "Put the final URL in S3_API_URL.")
     if status in (401, 403):
         return Misconfigured(f"{said}: not allowed", "Check UPLOAD_AUTH_TOKEN and S3_API_URL.")
@@ -173,7 +181,7 @@ def classify(status: int, headers: dict[str, str], body: bytes) -> Outcome:
     if status >= 500 and _UNEXPECTED_FIELD in text.lower():
         return Misconfigured(f"{said}: unexpected field", "Check UPLOAD_FIELD_NAME.")
     if status in _REFUSED_IMAGE:
-        return Rejected(f"{said}: {_printable(text)[:200]}".rstrip(": "))
+        return Rejected(f"{said}: {printable(text)[:200]}".rstrip(": "))
     return Deferred(said, "server", _retry_after_s(headers.get("retry-after")))
 
 
@@ -223,10 +231,10 @@ def _location(text: str) -> str | None:
     except (ValueError, RecursionError):
         return None
     value = reply.get("Location") if isinstance(reply, dict) else None
-    return _printable(value)[:_MAX_LOCATION] if isinstance(value, str) and value else None
+    return printable(value)[:_MAX_LOCATION] if isinstance(value, str) and value else None
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Make a stranger's text harmless in a log."""
     return "".join(c if c.isprintable() else " " for c in text).strip()
 
@@ -244,7 +252,7 @@ def _cause(error: BaseException) -> str:
     """Return the root of a request's failure in words, without the URL around it."""
     *_, seen = _chain(error)
     text = getattr(seen, "strerror", None) or (str(seen).rpartition(": ")[2])
-    return _printable(str(text) or type(seen).__name__)[:200]
+    return printable(str(text) or type(seen).__name__)[:200]
 
 
 class _Bearer(AuthBase):
@@ -259,71 +267,13 @@ class _Bearer(AuthBase):
         return request
 
 
-class _Deadline:
-    """Cut the connection when a whole request takes too long.
-
-    The timeouts of requests are for each read: a server that sends a byte a second never ends.
-    """
-
-    def __init__(self) -> None:
-        self.passed = False
-        self._socket: socket.socket | None = None
-        self._timer: threading.Timer | None = None
-
-    def within(self, seconds: float) -> _Deadline:
-        self.passed = False
-        self._timer = threading.Timer(seconds, self._cut)
-        self._timer.daemon = True
-        return self
-
-    def watch(self, connected: socket.socket | None) -> None:
-        self._socket = connected
-        if self.passed:
-            self._cut()
-
-    def _cut(self) -> None:
-        self.passed = True
-        if self._socket is not None:
-            try:
-                self._socket.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                return
-
-    def __enter__(self) -> None:
-        assert self._timer is not None  # noqa: S101 - within() made it
-        self._timer.start()
-
-    def __exit__(self, *_: object) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer.join()
-
-
 class _DeadlineAdapter(HTTPAdapter):
-    """Tell a deadline about the socket that each connection uses."""
+    """Let a deadline cut the connections that requests makes."""
 
-    def __init__(self, deadline: _Deadline) -> None:
+    def __init__(self, deadline: Deadline) -> None:
         self._deadline = deadline
         super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        deadline = self._deadline
-
-        class Plain(HTTPConnection):
-            def connect(self) -> None:
-                super().connect()
-                deadline.watch(self.sock)
-
-        class Secure(HTTPSConnection):
-            def connect(self) -> None:
-                super().connect()
-                deadline.watch(self.sock)
-
-        class PlainPool(HTTPConnectionPool):
-            ConnectionCls = Plain
-
-        class SecurePool(HTTPSConnectionPool):
-            ConnectionCls = Secure
-
-        self.poolmanager.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
+        self.poolmanager.pool_classes_by_scheme = self._deadline.pool_classes()

@@ -399,7 +399,7 @@ class ConnectivityMonitor(Worker):
 
     def __init__(self, config: UploadConfig, line: Line) -> None:
         super().__init__("connectivity")
-        parts = urlsplit(config.url)
+        parts = urlsplit(config.server_url)
         self._address = (parts.hostname or "", parts.port or _PORTS[parts.scheme])
         self._interval_s = config.connectivity_check_interval_s
         self._line = line
