@@ -109,7 +109,7 @@ def offsets_ms(
     nearest = 0
     for name in PINS:
         moments = [edge.moment_s for edge in edges if edge.camera == name]
-        images = [i for i in reversed(daemon.images_of()) if i["camera"] == name]
+        images = reversed(daemon.images_of(camera=name))
         for image, moment_s in zip(images, moments, strict=True):
             jpeg = np.frombuffer((daemon.images / image["filename"]).read_bytes(), np.uint8)
             bgr = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)

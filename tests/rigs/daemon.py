@@ -198,5 +198,10 @@ class DaemonProcess:
     def images_of(self, **query: str) -> list[dict[str, Any]]:
         """Return all images, newest first."""
         words = "&".join(f"{name}={value}" for name, value in query.items())
-        found: list[dict[str, Any]] = self.get(f"/api/images?per_page=200&{words}")["images"]
+        found: list[dict[str, Any]] = []
+        before = ""
+        while before is not None:
+            page = self.get(f"/api/images?per_page=200&{words}{before and f'&before={before}'}")
+            found += page["images"]
+            before = page["next"]
         return found
