@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -81,11 +82,15 @@ class FrameMaker:
         self._decoding = threading.Lock()
         self._freeze_watch = FreezeWatch()
 
-    def begin_early(self, held: Held) -> EarlyFrame | None:
-        """Begin to decode what is there of a picture still to come, unless others would wait."""
-        if not self._decoding.acquire(blocking=False):
+    def begin_early(self, held: Held, wait_s: float) -> EarlyFrame | None:
+        """Begin to decode what is there of a picture still to come.
+
+        `None` when others are at it for longer than `wait_s`.
+        """
+        until_s = time.monotonic() + wait_s
+        if not self._decoding.acquire(timeout=wait_s):
             return None
-        if not self._decode_slots.acquire(blocking=False):
+        if not self._decode_slots.acquire(timeout=max(0.0, until_s - time.monotonic())):
             self._decoding.release()
             return None
         try:
@@ -116,27 +121,37 @@ class FrameMaker:
         Raises:
             PictureError: nothing can be decoded or encoded.
         """
-        with self._decoding, self._decode_slots:
-            if bgr is not None:
-                best: _Looked | None = _Looked(candidates[0], bgr, look_at(bgr))
-            else:
-                best = _best(_look_at_all(candidates, _sharpness), _sharpness)
+        with self._decoding:
+            best = (
+                self._best_of(candidates, _sharpness)
+                if bgr is None
+                else _Looked(candidates[0], bgr, look_at(bgr))
+            )
             if best is None or not best.is_whole:
 
                 def nearness(looked: _Looked) -> float:
                     return -abs(looked.held.choice.shot_s - wanted_s)
 
-                other = _best(_look_at_all(neighbours(), nearness), nearness)
+                other = self._best_of(neighbours(), nearness)
                 if other is not None and (best is None or other.is_whole):
                     best = other
             if best is None:
-                best = _best(_look_at_all(last_resort(), _sharpness), _sharpness)
+                best = self._best_of(last_resort(), _sharpness)
             if best is None:
                 raise PictureError(_UNDECODABLE)
             try:
                 return self._encode(best, wanted_s)
             except EncodeError as error:
                 raise PictureError(str(error)) from error
+
+    def _best_of(
+        self, candidates: Sequence[Held], rank: Callable[[_Looked], float]
+    ) -> _Looked | None:
+        """Decode candidates and return the best; other cameras wait for no more than that."""
+        if not candidates:
+            return None
+        with self._decode_slots:
+            return _best(_look_at_all(candidates, rank), rank)
 
     def _encode(self, best: _Looked, wanted_s: float) -> Frame:
         choice = best.held.choice

@@ -316,12 +316,13 @@ class CameraStream(Worker):
     def _begin_early(self, pin: Pin) -> EarlyFrame | None:
         """Decode what is there while the pinned picture is still to come, if that helps."""
         with self._changed:
-            held = pin.fallback
+            held, ring = pin.fallback, self._ring
             if pin.held or pin.within_s or held is None or held.codec == "mjpeg":
                 return None
-            if not self._live() or (self._ring is not None and self._ring.has_b_frames):
+            if ring is None or ring.has_b_frames or not self._live():
                 return None
-        return self._maker.begin_early(held)
+            comes_s = pin.settled_s + (ring.period_s or 0.0)
+        return self._maker.begin_early(held, max(0.0, comes_s - time.monotonic()))
 
     def _settle(self, pin: Pin, wait_at_most_s: float) -> None:
         """Wait until the pin holds its picture, or the best one when its own does not come."""
