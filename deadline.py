@@ -64,7 +64,8 @@ class Deadline:
         self.passed = True
         if self._socket is not None:
             try:
-                self._socket.shutdown(socket.SHUT_RDWR)
+                # Not the method of a TLS socket: that one goes on in the clear.
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
             except OSError:
                 return
 

@@ -182,7 +182,7 @@ def classify(status: int, headers: dict[str, str], body: bytes) -> Outcome:
         return Misconfigured(f"{said}: unexpected field", "Check UPLOAD_FIELD_NAME.")
     if status in _REFUSED_IMAGE:
         return Rejected(f"{said}: {printable(text)[:200]}".rstrip(": "))
-    return Deferred(said, "server", _retry_after_s(headers.get("retry-after")))
+    return Deferred(said, "server", retry_after_s(headers.get("retry-after")))
 
 
 def _body_of(reply: requests.Response) -> bytes:
@@ -203,7 +203,8 @@ def _metadata(image: Image, replay: bool) -> dict[str, str]:
     return {**fields, "replay": "true"} if replay else fields
 
 
-def _retry_after_s(value: str | None) -> float | None:
+def retry_after_s(value: str | None) -> float | None:
+    """Return the wait that a `Retry-After` asks for, an hour at most, or `None`."""
     if not value:
         return None
     if value.isascii() and value.isdecimal():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -16,12 +17,12 @@ from records import Image
 from s3_target import S3Target
 from tests.rigs.daemon import DaemonProcess, free_port
 from tests.rigs.gates import gates
-from tests.rigs.s3 import BUCKET, KEY, SECRET, Store, store
+from tests.rigs.s3 import BUCKET, KEY, SECRET, WRITER_KEY, Store, store
 from tests.rigs.stores import JPEG, NOON, save, storage_config, upload_config
 from upload_targets import Deferred, Delivered, Misconfigured, Rejected
 
 KINDS = ("seaweedfs", "rclone")
-KEY_OF_NOON = "anpr/gate-1/2023/10/27/r1_1698408000.jpg"
+KEY_OF_NOON = f"anpr/gate-1/2026/12/01/r1_{NOON.timestamp():.0f}.jpg"
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -71,7 +72,7 @@ def test_an_object_is_what_was_saved_and_tells_what_is_known(
         if name.lower().startswith("x-amz-meta-")
     }
     assert told["camera"] == "r1"
-    assert told["captured-at"] == "2023-10-27T12:00:00.000Z"
+    assert told["captured-at"] == "2026-12-01T12:00:00.000Z"
     assert told["offset-ms"] == "12.5"
     assert told["sha256"] == hashlib.sha256(JPEG).hexdigest() == image.sha256
     assert told["site"] == "gate-1"
@@ -89,15 +90,40 @@ def test_a_repeat_after_a_lost_answer_is_no_second_upload(
     assert server.client.stat_object(BUCKET, KEY_OF_NOON).last_modified == before
 
 
+@pytest.mark.parametrize("attempts", [0, 1])
 def test_another_picture_of_the_same_name_is_not_overwritten(
-    server: Store, target: S3Target, catalog: Catalog
+    server: Store, target: S3Target, catalog: Catalog, attempts: int
 ) -> None:
     image = save(catalog)
     assert isinstance(target.send(image, JPEG, replay=False), Delivered)
-    other = replace(attempted(image), sha256="0" * 64)
+    other = replace(attempted(image, attempts), sha256="0" * 64)
     outcome = target.send(other, JPEG + b"other", replay=True)
     assert isinstance(outcome, Rejected)
+    assert KEY_OF_NOON in outcome.reason
     assert server.read(KEY_OF_NOON) == JPEG
+
+
+def test_a_picture_that_was_cut_off_in_the_store_is_made_whole(
+    server: Store, target: S3Target, catalog: Catalog
+) -> None:
+    image = save(catalog)
+    half = JPEG[:-9]
+    put = server.client.put_object
+    put(BUCKET, KEY_OF_NOON, io.BytesIO(half), len(half), metadata={"sha256": image.sha256 or ""})
+    assert isinstance(target.send(image, JPEG, replay=True), Delivered)
+    assert server.read(KEY_OF_NOON) == JPEG
+
+
+def test_a_key_that_may_only_write_is_enough(tmp_path: Path, catalog: Catalog) -> None:
+    image = save(catalog)
+    with store("seaweedfs", tmp_path) as server:
+        target = S3Target(settings(server.endpoint_url, access_key_id=WRITER_KEY), "gate-1")
+        assert isinstance(target.send(image, JPEG, replay=False), Delivered)
+        assert server.read(KEY_OF_NOON) == JPEG
+        again = target.send(image, JPEG + b"other", replay=True)
+        target.close()
+        assert isinstance(again, Deferred), "whose picture that is can't be told, so it stays here"
+        assert server.read(KEY_OF_NOON) == JPEG
 
 
 @pytest.mark.parametrize(
@@ -134,8 +160,8 @@ def test_a_store_that_is_not_there_is_waited_for(catalog: Catalog) -> None:
 def test_names_of_other_days_and_sites(target: S3Target, catalog: Catalog) -> None:
     late = save(catalog, NOON + timedelta(hours=11, minutes=59, seconds=59))
     early = save(catalog, NOON + timedelta(hours=12))
-    assert target.key_of(late).startswith("anpr/gate-1/2023/10/27/")
-    assert target.key_of(early).startswith("anpr/gate-1/2023/10/28/")
+    assert target.key_of(late).startswith("anpr/gate-1/2026/12/01/")
+    assert target.key_of(early).startswith("anpr/gate-1/2026/12/02/")
 
 
 def test_the_daemon_delivers_when_the_store_comes(tmp_path: Path) -> None:

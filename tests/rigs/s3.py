@@ -21,6 +21,9 @@ from urllib3.exceptions import HTTPError
 from tests.rigs.daemon import free_port
 
 KEY, SECRET = "gate-key", "gate-secret-CANARY"
+WRITER_KEY = "writer-key"
+"""A key of SeaweedFS that may write and not read."""
+_OWNER = {"accessKey": "owner-key", "secretKey": "owner-secret"}
 BUCKET = "gates"
 START_S = 40.0
 
@@ -77,8 +80,8 @@ def store(kind: str, folder: Path, port: int | None = None) -> Iterator[Store]:
         pool = PoolManager(retries=False, timeout=5)
         client = Minio(
             f"127.0.0.1:{port}",
-            access_key=KEY,
-            secret_key=SECRET,
+            access_key=_OWNER["accessKey"],
+            secret_key=_OWNER["secretKey"],
             secure=False,
             region="us-east-1",
             http_client=pool,
@@ -114,9 +117,14 @@ def _tool(name: str) -> str:
 
 
 def _seaweedfs(folder: Path, port: int) -> tuple[list[str], dict[str, str]]:
-    actions = ["Admin", "Read", "Write", "List", "Tagging"]
+    actions = ["Read", "Write", "List", "Tagging"]
+    # Whoever may do everything makes a bucket by writing into it.
+    everything = {"name": "owner", "credentials": [_OWNER], "actions": [*actions, "Admin"]}
     credentials = [{"accessKey": KEY, "secretKey": SECRET}]
-    identities = {"identities": [{"name": "gate", "credentials": credentials, "actions": actions}]}
+    gate = {"name": "gate", "credentials": credentials, "actions": actions}
+    credentials = [{"accessKey": WRITER_KEY, "secretKey": SECRET}]
+    writer = {"name": "writer", "credentials": credentials, "actions": ["Write"]}
+    identities = {"identities": [everything, gate, writer]}
     (folder / "s3.json").write_text(json.dumps(identities), encoding="utf-8")
     (folder / "weed").mkdir(exist_ok=True)
     command = [_tool("weed"), "server", "-dir", str(folder / "weed"), "-ip", "127.0.0.1"]
@@ -132,4 +140,5 @@ def _rclone(folder: Path, port: int) -> tuple[list[str], dict[str, str]]:
     (folder / "rclone").mkdir(exist_ok=True)
     command = [_tool("rclone"), "serve", "s3", str(folder / "rclone"), "--addr"]
     command += [f"127.0.0.1:{port}", "--auth-key", f"{KEY},{SECRET}"]
+    command += ["--auth-key", ",".join(_OWNER.values())]
     return command, {"RCLONE_CONFIG": str(folder / "none.conf")}
