@@ -29,6 +29,7 @@ _DEFAULT_CAMERAS: Final = {
 }
 _DEFAULT_UPLOAD_URL: Final = "https://api.easyparkai.com/api/Common/Upload?modulename=anpr"
 _CAMERA_VARIABLE: Final = re.compile(r"^(?:GPIO_)?CAMERA_(\d{1,3})_[A-Z_]+$")
+_BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _OURS: Final = re.compile(
     r"^(CAMERA|GPIO|UPLOAD|CAPTURE|IMAGE|CLEANUP|BIND|SITE|WEB|OFFLINE|CONNECTIVITY)_"
 )
@@ -396,7 +397,12 @@ def _upload(read: _Reader) -> UploadConfig:
             access_key_id=read.secret("AWS_ACCESS_KEY_ID", ""),
             secret_access_key=read.secret("AWS_SECRET_ACCESS_KEY", ""),
             session_token=read.secret("AWS_SESSION_TOKEN", ""),
-            region=read.text("AWS_REGION", S3Config.region),
+            region=read.text(
+                "AWS_REGION",
+                S3Config.region,
+                pattern=r"[A-Za-z0-9-]{1,40}",
+                allowed="a region such as eu-central-1",
+            ),
         ),
     )
 
@@ -411,6 +417,12 @@ def _check_s3(read: _Reader, upload: UploadConfig) -> None:
     ):
         if not value:
             read.problem(name, "", "is needed with S3_API_URL=s3://…")
+    bucket, endpoint = urlsplit(upload.url).netloc, urlsplit(upload.s3.endpoint_url)
+    if not _BUCKET.fullmatch(bucket):
+        read.problem("S3_API_URL", redact_url(upload.url), "must be s3://bucket/prefix")
+    if endpoint.path.strip("/") or endpoint.query or "@" in endpoint.netloc:
+        endpoint_url = redact_url(upload.s3.endpoint_url)
+        read.problem("S3_ENDPOINT_URL", endpoint_url, "must be https://host or https://host:port")
 
 
 def _storage(read: _Reader) -> StorageConfig:

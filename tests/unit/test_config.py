@@ -450,3 +450,43 @@ def test_bursts_beyond_the_limits_are_refused(env: dict[str, str], words: str) -
 def test_a_window_for_the_best_frame_has_limits(value: str) -> None:
     with pytest.raises(config.ConfigError, match=r"CAPTURE_BEST_WITHIN_MS.*0 to 1000"):
         config.parse({"CAPTURE_BEST_WITHIN_MS": value})
+
+
+# An S3-compatible store.
+
+STORE = {
+    "S3_API_URL": "s3://gates/anpr",
+    "S3_ENDPOINT_URL": "https://s3.example.org:8333",
+    "AWS_ACCESS_KEY_ID": "gate-key",
+    "AWS_SECRET_ACCESS_KEY": "c4n4ry-secret",
+}
+
+
+def test_a_store_is_read() -> None:
+    upload = parse(STORE).upload
+    assert upload.is_s3
+    assert upload.server_url == "https://s3.example.org:8333"
+    assert (upload.s3.access_key_id, upload.s3.region) == ("gate-key", "us-east-1")
+    assert "c4n4ry" not in repr(upload)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("S3_API_URL", "s3://Gates!/anpr"),
+        ("S3_API_URL", "s3://key:c4n4ry-secret@gates/anpr"),
+        ("S3_ENDPOINT_URL", "https://s3.example.org/path"),
+        ("S3_ENDPOINT_URL", "https://key:c4n4ry-secret@s3.example.org"),
+        ("AWS_ACCESS_KEY_ID", ""),
+        ("AWS_SECRET_ACCESS_KEY", ""),
+        ("AWS_REGION", "Mars/Olympus"),
+    ],
+)
+def test_what_a_store_needs(name: str, value: str) -> None:
+    [problem] = problems_of({**STORE, name: value})
+    assert problem.startswith(name)
+    assert "c4n4ry" not in problem
+
+
+def test_a_store_that_is_not_used_needs_nothing() -> None:
+    assert parse({"S3_API_URL": "s3://gates", "UPLOAD_ENABLED": "false"}).upload.is_s3

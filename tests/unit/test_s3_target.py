@@ -328,12 +328,9 @@ def test_the_key(image: Image, url: str, key: str) -> None:
     target.close()
 
 
-@pytest.mark.parametrize(
-    "endpoint", ["https://key:c4n4ry@s3.example.org/path", "https://s3.example.org/?q=c4n4ry"]
-)
-def test_an_endpoint_that_can_t_be_used_is_a_wrong_setting(endpoint: str) -> None:
+def test_an_endpoint_that_can_t_be_used_is_a_wrong_setting() -> None:
     with pytest.raises(ConfigError) as caught:
-        S3Target(settings(endpoint), "gate-1")
+        S3Target(settings("https://key:c4n4ry@s3.example.org"), "gate-1")
     assert "S3_ENDPOINT_URL" in caught.value.problems[0]
     assert "c4n4ry" not in caught.value.problems[0]
 
