@@ -36,6 +36,7 @@ from records import (
 
 _log = logging.getLogger(__name__)
 
+CATALOG_NAME: Final = "catalog.sqlite3"
 _ADOPTED_IDS_END: Final = 1_000_000_000  # ids below are for images found by a rebuild
 _HOUR_US: Final = 3_600_000_000
 _INSANE_WAIT_US: Final = 4 * 3600 * 1_000_000  # longer than any wait: the clock was set back
@@ -58,13 +59,23 @@ class Catalog:
     Every method that touches the disk may raise `StorageError`.
     """
 
-    def __init__(self, storage: StorageConfig, *, as_owner: bool = True) -> None:
+    def __init__(
+        self,
+        storage: StorageConfig,
+        *,
+        as_owner: bool = True,
+        to_read: bool = False,
+        anew: bool = False,
+    ) -> None:
         """Open or create the catalog.
 
+        With `to_read` nothing is created; with `anew` the present database is set aside first.
+
         Raises:
-            StorageError: the folders can't be written to.
+            StorageError: the folders can't be written to, or there is nothing to read.
             LockedError: `as_owner` was asked for and another process is it.
         """
+        path = storage.state_dir / CATALOG_NAME
         self.folder = ImageFolder(storage.image_dir)
         self.state_dir = storage.state_dir
         self.thumbnails = storage.state_dir / "thumbnails"
@@ -73,14 +84,21 @@ class Catalog:
         self._being_saved: dict[int, tuple[str, int]] = {}
         self._unrecorded: deque[Statements] = deque(maxlen=_UNRECORDED_LIMIT)
         self._recording = threading.Lock()
-        self._create_folders()
+        self.former: Path | None = None
+        """Where the database was put that was set aside."""
+        if not to_read:
+            self._create_folders()
+        elif not path.exists():
+            raise StorageError(f"there is no catalog in {self.state_dir}: start the daemon first")
         self._lock = FolderLock(storage.state_dir / "lock")
         if as_owner and not self._lock.acquire():
             raise LockedError(
                 f"process {self._lock.owner()} already works on {storage.image_dir}: stop it first"
             )
         try:
-            self._db = self._open(as_owner=as_owner)
+            if anew:
+                self._set_aside(path, "replaced")
+            self._db = self._open(path, as_owner=as_owner)
         except BaseException:
             self._lock.release()
             raise
@@ -97,8 +115,7 @@ class Catalog:
         except OSError as error:
             raise StorageError.of(error, f"cannot write to {self.state_dir}") from error
 
-    def _open(self, *, as_owner: bool) -> Database:
-        path = self.state_dir / "catalog.sqlite3"
+    def _open(self, path: Path, *, as_owner: bool) -> Database:
         try:
             database = Database(path)
         except DamagedError as error:
@@ -106,7 +123,7 @@ class Catalog:
                 raise StorageError(
                     f"the catalog is damaged ({error}): start the daemon, which rebuilds it"
                 ) from error
-            kept = set_aside(path, f"damaged-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+            kept = self._set_aside(path, "damaged")
             _log.error("the catalog is damaged (%s); kept as %s, rebuilding", error, kept.name)
             database = Database(path)
         # Not by whether the file was there: a power cut may have left it empty.
@@ -119,6 +136,11 @@ class Catalog:
                     (_ADOPTED_IDS_END,),
                 )
         return database
+
+    def _set_aside(self, path: Path, why: str) -> Path:
+        kept = set_aside(path, f"{why}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+        self.former = kept if kept.exists() else None
+        return kept
 
     def close(self) -> None:
         """Close the database and give the folder back."""

@@ -21,6 +21,8 @@ from worker import Worker
 _log = logging.getLogger(__name__)
 
 _CHUNK: Final = 500
+_CAPTURE_S: Final = 30.0
+"""So long after its edge a picture may come into the catalog, and so into the list."""
 
 _File = TypeVar("_File")
 
@@ -35,8 +37,11 @@ class Reconciler(Worker):
         *,
         uploads_enabled: bool,
         on_done: Callable[[], None],
+        watch: Callable[[list[FoundFile]], Iterable[FoundFile]] = iter,
     ) -> None:
+        """Prepare; `watch` gives the files on and may show how far it is."""
         super().__init__("reconcile")
+        self._watch = watch
         self._catalog = catalog
         self._pending_file = pending_file
         self._state_of_orphans = "pending" if uploads_enabled else "skipped"
@@ -65,7 +70,7 @@ class Reconciler(Worker):
                 size_bytes=file.size_bytes,
                 state=self._fate(file, listed, rebuilding=rebuilding),
             )
-            for file in orphans
+            for file in self._watch(orphans)
         )
         interrupted = self._catalog.fail_interrupted()
         if rebuilding:
@@ -126,7 +131,9 @@ class Reconciler(Worker):
             return self._state_of_orphans
         if listed is None:
             return "unknown"
-        known_until_s = listed.written_s - export_interval_s(len(listed.names))
+        # Too early a moment sends some pictures twice, which their key makes harmless; too late a
+        # one leaves pictures unsent until somebody looks.
+        known_until_s = listed.written_s - export_interval_s(len(listed.names)) - _CAPTURE_S
         return self._state_of_orphans if file.epoch > known_until_s else "unknown"
 
     def _adopt(self, files: Iterable[AdoptedFile]) -> int:

@@ -235,7 +235,8 @@ def test_a_lost_database_is_rebuilt_with_the_list(
     images = save_many(catalog, 6)
     for image in images[1:]:
         catalog.mark_uploaded(image.id, None)
-    export(catalog, config, EPOCH + 5.5)  # one interval, 2 s, earlier is 3.5
+    interval_s = 2.0
+    export(catalog, config, EPOCH + 3.5 + interval_s + reconcile._CAPTURE_S)
     catalog.close()
     lose_database(config)
     catalog = reopen()
@@ -246,6 +247,20 @@ def test_a_lost_database_is_rebuilt_with_the_list(
     assert not catalog.rebuilding
     newest_first = [i.filename for i in catalog.images(ImageFilter(), limit=9)]
     assert newest_first == [i.filename for i in images[::-1]]
+
+
+def test_a_picture_that_was_long_in_the_making_is_not_taken_for_sent(
+    config: StorageConfig, reopen: Callable[[], Catalog]
+) -> None:
+    """The list was written between the edge and the picture's row, and then the database went."""
+    catalog = reopen()
+    export(catalog, config, EPOCH + 7.0)
+    image = save(catalog)
+    catalog.close()
+    lose_database(config)
+    catalog = reopen()
+    run(catalog, config)
+    assert states(catalog) == {image.filename: "pending"}
 
 
 def test_a_lost_database_without_a_list_leaves_all_unknown(
