@@ -282,8 +282,8 @@ def _nothing() -> None:
 def _is_read_only(folder: Path) -> bool:
     try:
         return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
-    except OSError as error:
-        raise StorageError.of(error, f"cannot read {folder}") from error
+    except OSError:
+        return False  # opening it says what is wrong
 
 
 def _images(catalog: Catalog, which: ImageFilter) -> Iterator[Image]:

@@ -9,8 +9,11 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import date
+from pathlib import Path
 from typing import Final
 
+import archive
 from capture_service import CaptureOutcome, CaptureService
 from catalog import Catalog
 from cleanup_service import CleanupService
@@ -19,6 +22,7 @@ from database import FolderLock
 from gpio_service import Edge, GpioBackend, GpioService
 from records import Image
 from rtsp_stream import CameraStream
+from s3_target import S3Target
 from stats import Stats
 from worker import Worker, stop_all
 
@@ -176,6 +180,56 @@ def requeue_unknown(config: Config, say: Say) -> int:
     return 0
 
 
+def verify(config: Config, say: Say) -> int:
+    """Compare every photo with the catalog; 1 if any is missing or was altered."""
+    with archive.reading(config.storage) as catalog:
+        seen = archive.verify(catalog)
+    for finding in seen.findings:
+        say(f"{finding.filename}: {finding.problem}")
+    if seen.by_size:
+        say(f"{seen.by_size} photos could be checked by their size only: no checksum is known.")
+    if seen.unlisted:
+        say(f"{seen.unlisted} files are not in the catalog: the next start takes them in.")
+    wrong = len(seen.findings)
+    say(f"{seen.checked} photos verified, {wrong} missing or altered.")
+    return 1 if wrong else 0
+
+
+def export(config: Config, day: date, target: Path | None, say: Say) -> int:
+    """Write a day's photos to a zip file; 1 if there are none or not all are in it."""
+    name = Path(f"photos-{config.site.site_id}-{day}.zip")
+    target = name if target is None else target / name if target.is_dir() else target
+    labels = {camera.name: camera.label for camera in config.cameras}
+    with archive.reading(config.storage) as catalog:
+        try:
+            done = archive.export_day(catalog, day, config.site.timezone, target, labels)
+        except FileExistsError:
+            say(f"{target} is there already: remove it, or name another file with --to.")
+            return 1
+    for missing in done.left_out:
+        say(f"{missing.filename} is left out: {missing.problem}")
+    if not done.photos and not done.left_out:
+        say(f"There are no photos of {day} ({config.site.timezone}).")
+        return 1
+    say(f"{done.photos} photos in {target}")
+    return 1 if done.left_out else 0
+
+
+def rebuild(config: Config, say: Say) -> int:
+    """Make the catalog anew from the files and the pending list."""
+    totals, former = archive.rebuild(config.storage, uploads_enabled=config.upload.enabled)
+    if former:
+        say(f"The former catalog is kept as {former}")
+    pending, unknown = totals.by_state["pending"], totals.by_state["unknown"]
+    say(f"{totals.images} photos in the new catalog: {pending} pending, {unknown} unknown.")
+    if unknown:
+        say(
+            "Of the unknown ones nobody knows whether they were uploaded: --requeue-unknown sends"
+            " them, the page Uploads can also mark them as sent."
+        )
+    return 0
+
+
 def check_config(config: Config, say: Say) -> int:
     """Say what the settings mean."""
     for warning in config.warnings:
@@ -185,6 +239,8 @@ def check_config(config: Config, say: Say) -> int:
         state = "" if camera.enabled else " (disabled)"
         say(f"{camera.name} ({camera.label}){state}: {redact_url(camera.url)}, {pin}")
     say(f"Images: {config.storage.image_dir}")
+    if config.upload.enabled and config.upload.is_s3:
+        S3Target(config.upload, config.site.site_id).close()  # it refuses what it can't use
     upload = redact_url(config.upload.url) if config.upload.enabled else "switched off"
     say(f"Uploads: {upload}")
     say("The configuration is fine.")

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from datetime import date, datetime
 from functools import partial
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -85,7 +86,9 @@ class Daemon:
             self._catalog,
             stats,
             make_target=partial(
-                S3Target if config.upload.is_s3 else HttpTarget, config.upload, config.site.site_id
+                S3Target if config.upload.enabled and config.upload.is_s3 else HttpTarget,
+                config.upload,
+                config.site.site_id,
             ),
         )
         self._capture = CaptureService(
@@ -304,9 +307,26 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="send images again of which it is not known whether they were uploaded",
     )
     command.add_argument(
+        "--verify", action="store_true", help="compare every photo with the catalog"
+    )
+    command.add_argument(
+        "--export", type=_day, metavar="YYYY-MM-DD", help="write a day's photos to a zip file"
+    )
+    command.add_argument(
+        "--rebuild",
+        action="store_true",
+        help="make the catalog anew from the photos and the list of pending ones",
+    )
+    command.add_argument(
         "--demo",
         action="store_true",
         help="run on a pretend site: cameras, cars, pins and an upload server of its own",
+    )
+    parser.add_argument(
+        "--to",
+        type=Path,
+        metavar="FILE",
+        help="where --export writes (default photos-SITE-DATE.zip here)",
     )
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="keep what --demo stores there (default: nowhere)"
@@ -326,6 +346,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="how long --test-gpio watches (default 10)",
     )
     return parser.parse_args(arguments)
+
+
+def _day(text: str) -> date:
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").date()  # noqa: DTZ007 - a day has no zone
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no day: write YYYY-MM-DD") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -353,22 +380,30 @@ def _run(options: argparse.Namespace) -> int:
     say = partial(print, flush=True)
     if options.check_config:
         return commands.check_config(config, say)
-    is_daemon = not (
-        options.test_capture or options.test_gpio or options.cleanup_now or options.requeue_unknown
-    )
-    set_up_logging(config, to_file=is_daemon)
-    if not is_daemon:
-        logging.getLogger().setLevel(logging.ERROR)
-    if options.test_capture:
-        return commands.test_capture(config, say)
+    command = _command(options)
+    set_up_logging(config, to_file=command is None)
+    if command is None:
+        return _run_daemon(config)
+    logging.getLogger().setLevel(logging.ERROR)
+    return command(config, say)
+
+
+def _command(options: argparse.Namespace) -> Callable[[Config, commands.Say], int] | None:
+    """Return the one-shot command that was asked for, `None` when it is the daemon."""
     if options.test_gpio:
-        load_backend = partial(load_rpi_gpio, config.storage.state_dir)
-        return commands.test_gpio(config, load_backend, options.duration, say)
-    if options.cleanup_now:
-        return commands.cleanup_now(config, say)
-    if options.requeue_unknown:
-        return commands.requeue_unknown(config, say)
-    return _run_daemon(config)
+        return lambda config, say: commands.test_gpio(
+            config, partial(load_rpi_gpio, config.storage.state_dir), options.duration, say
+        )
+    if options.export:
+        return lambda config, say: commands.export(config, options.export, options.to, say)
+    plain = (
+        (options.test_capture, commands.test_capture),
+        (options.cleanup_now, commands.cleanup_now),
+        (options.requeue_unknown, commands.requeue_unknown),
+        (options.verify, commands.verify),
+        (options.rebuild, commands.rebuild),
+    )
+    return next((command for asked, command in plain if asked), None)
 
 
 def _run_daemon(config: Config) -> int:
