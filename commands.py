@@ -238,6 +238,7 @@ def check_config(config: Config, say: Say) -> int:
         pin = "no pin" if camera.pin is None else f"pin {camera.pin}"
         state = "" if camera.enabled else " (disabled)"
         say(f"{camera.name} ({camera.label}){state}: {redact_url(camera.url)}, {pin}")
+    say(f"Site: {config.site.site_id}")
     say(f"Images: {config.storage.image_dir}")
     if config.upload.enabled and config.upload.is_s3:
         S3Target(config.upload, config.site.site_id).close()  # it refuses what it can't use

@@ -204,7 +204,7 @@ def _metadata(image: Image, replay: bool) -> dict[str, str]:
 
 
 def retry_after_s(value: str | None) -> float | None:
-    """Return the wait that a `Retry-After` asks for, an hour at most, or `None`."""
+    """Return the wait that `Retry-After` asks for, at most an hour; `None` for nonsense."""
     if not value:
         return None
     if value.isascii() and value.isdecimal():
