@@ -114,6 +114,10 @@ class Catalog:
             self.thumbnails.mkdir(exist_ok=True)
         except OSError as error:
             raise StorageError.of(error, f"cannot write to {self.state_dir}") from error
+        # A new folder is itself an entry that a power cut can take, with all that is in it.
+        for folder in (self.folder.path.parent, self.folder.path, self.state_dir.parent):
+            with suppress(OSError):  # one that may not be read is not ours to make durable
+                ImageFolder(folder).sync()
 
     def _open(self, path: Path, *, as_owner: bool) -> Database:
         try:

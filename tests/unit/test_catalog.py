@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import tempfile
 from collections import Counter
@@ -127,6 +128,21 @@ def test_an_image_is_acknowledged_only_when_file_and_row_are_there(
     monkeypatch.setattr(catalog, "_commit", commit)
     catalog.save(event_id, shot(), state="pending", clock_trusted=True)
     assert order == ["file", "row"]
+
+
+def test_the_folders_are_durable_before_anything_is_saved_in_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    real_fsync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        real_fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    Catalog(storage_config(tmp_path)).close()
+    assert {str(tmp_path), str(tmp_path / "images")} <= set(synced)
 
 
 # A catalog that can't be written.

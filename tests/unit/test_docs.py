@@ -1,0 +1,75 @@
+"""The documents name what there is: tests, modules, settings, commands."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from config import variables
+from main import _parse
+
+ROOT = Path(__file__).parents[2]
+STORAGE = (ROOT / "docs" / "storage.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+NAMED_TESTS = sorted(set(re.findall(r"`(?:(\w+)/)?(test_\w+\.py)::(\w+)`", STORAGE)))
+
+
+@cache
+def functions(path: Path) -> frozenset[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return frozenset(node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+
+
+def rows(text: str) -> Iterator[list[str]]:
+    for line in text.splitlines():
+        if line.startswith("| **I"):
+            yield [cell.strip() for cell in line.strip("|").split(" | ")]
+
+
+def test_the_invariants_are_numbered_and_each_has_a_test() -> None:
+    found = list(rows(STORAGE))
+    numbers = [f"**I{n}**" for n in range(1, len(found) + 1)]
+    assert [row[0].strip() for row in found] == numbers
+    assert len(found) >= 15
+    for row in found:
+        assert "::test_" in row[3], row[0]
+
+
+@pytest.mark.parametrize(("folder", "file", "name"), NAMED_TESTS)
+def test_a_test_that_is_named_exists(folder: str, file: str, name: str) -> None:
+    path = ROOT / "tests" / (folder or "unit") / file
+    assert path.is_file()
+    assert name in functions(path)
+
+
+def test_every_mention_of_a_test_is_looked_up() -> None:
+    assert len(NAMED_TESTS) > 60
+    assert STORAGE.count("::test_") >= len(NAMED_TESTS)
+    assert len(re.findall(r"::test_", STORAGE)) == len(re.findall(r"\.py::test_\w+`", STORAGE))
+
+
+def test_every_column_of_the_export_is_explained() -> None:
+    from archive import _COLUMNS
+
+    table = STORAGE[STORAGE.index("| column | |") :]
+    assert [name for name in _COLUMNS if f"`{name}`" not in table] == []
+
+
+def test_every_setting_is_in_the_readme() -> None:
+    named = {re.sub(r"CAMERA_\d_", "CAMERA_n_", name) for name in variables()}
+    assert [name for name in sorted(named) if f"| `{name}` |" not in README] == []
+
+
+def test_every_command_that_the_readme_names_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        _parse(["--help"])
+    known = set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))
+    used = set(re.findall(r"main\.py (--[a-z-]+)", README))
+    assert len(used) > 5
+    assert used - known == set()
+    assert {"--verify", "--export", "--rebuild", "--requeue-unknown"} <= used
