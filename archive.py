@@ -83,8 +83,10 @@ def reading(storage: StorageConfig) -> Iterator[Catalog]:
     Raises:
         StorageError: there is none, or it can't be read.
     """
+    if not storage.image_dir.is_dir():
+        raise StorageError(f"there is no folder {storage.image_dir}: is its disk mounted?")
     with ExitStack() as stack:
-        if _is_read_only(storage.state_dir):
+        if (storage.state_dir / CATALOG_NAME).exists() and _is_read_only(storage.state_dir):
             # SQLite has to write to read what a crash left in the journal.
             copies = Path(stack.enter_context(TemporaryDirectory(prefix="catalog-")))
             try:
@@ -280,10 +282,7 @@ def _nothing() -> None:
 
 
 def _is_read_only(folder: Path) -> bool:
-    try:
-        return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
-    except OSError:
-        return False  # opening it says what is wrong
+    return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
 
 
 def _images(catalog: Catalog, which: ImageFilter) -> Iterator[Image]:

@@ -66,7 +66,7 @@ _THERE_ALREADY: Final = frozenset({409, 412})
 
 
 class PortalError(Exception):
-    """A web page answered instead of a store."""
+    """Something else than a store answered, a captive portal's web page for one."""
 
 
 class _Pool(PoolManager):
@@ -89,8 +89,10 @@ class _Pool(PoolManager):
             if self.only_new:
                 how["headers"]["If-None-Match"] = "*"
         self.reply = super().urlopen(method, url, redirect=False, **how)
-        kind = self.reply.headers.get("content-type", "")
-        if self.reply.status < 300 and kind.lower().startswith("text/html"):
+        headers = self.reply.headers
+        is_page = headers.get("content-type", "").lower().startswith("text/html")
+        # A store tells the ETag of what it took and of what it has, always.
+        if self.reply.status < 300 and (is_page or "etag" not in headers):
             raise PortalError
         return self.reply
 
@@ -149,7 +151,7 @@ class S3Target:
             with self._deadline.within(self._timeout_s):
                 return self._deliver(self.key_of(image), image, jpeg)
         except PortalError:
-            reason = "a web page answered instead of the store"
+            reason = f"{self._host} did not answer as a store does"
             return Deferred(reason, "server", captive_portal=True)
         except self._errors as error:
             return self._meaning_of(error)

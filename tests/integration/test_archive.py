@@ -106,6 +106,10 @@ def test_verify_finds_nothing_wrong_while_the_daemon_works(tmp_path: Path) -> No
 
 def test_verify_without_a_catalog_says_so(tmp_path: Path) -> None:
     with DaemonProcess(tmp_path, {}) as daemon:
+        unmounted = daemon.command("--verify")
+        assert unmounted.returncode == 74
+        assert "is its disk mounted?" in unmounted.stderr
+        daemon.images.mkdir()
         found = daemon.command("--verify")
         assert found.returncode == 74
         assert "there is no catalog" in found.stderr

@@ -163,9 +163,20 @@ def test_reading_goes_beside_an_owner(config: StorageConfig, catalog: Catalog) -
 
 def test_reading_makes_no_catalog(config: StorageConfig) -> None:
     config.image_dir.mkdir()
-    with pytest.raises(StorageError), archive.reading(config):
+    with pytest.raises(StorageError, match="no catalog"), archive.reading(config):
         pass
     assert not config.state_dir.exists()
+
+
+def test_a_disk_that_is_not_mounted_is_not_a_store_without_photos(
+    config: StorageConfig, tmp_path: Path
+) -> None:
+    config = replace(config, state_dir=tmp_path / "state")
+    with opened(config) as catalog:
+        save_many(catalog, 2)
+    shutil.rmtree(config.image_dir)
+    with pytest.raises(StorageError, match="mounted"), archive.reading(config):
+        pass
 
 
 def test_a_store_that_can_t_be_written_is_read_with_what_a_crash_left(
@@ -264,6 +275,17 @@ def test_the_days_of_a_change_of_clocks_are_whole(catalog: Catalog, tmp_path: Pa
     save(catalog, first + timedelta(hours=25))
     done = archive.export_day(catalog, date(2026, 10, 25), berlin, tmp_path / "day.zip", {})
     assert done.photos == 25
+
+
+def test_a_zip_may_be_larger_than_its_first_format_allows(
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 100)
+    save_many(catalog, 9)
+    assert export(catalog, tmp_path / "day.zip").photos == 9
+    with zipfile.ZipFile(tmp_path / "day.zip") as zipped:
+        assert zipped.testzip() is None
+        assert len(zipped.namelist()) == 10
 
 
 def test_an_existing_file_is_not_overwritten(catalog: Catalog, tmp_path: Path) -> None:

@@ -92,7 +92,6 @@ def told(status: int, code: str, kind: str = "application/xml") -> Answer:
 # The answer to a put, and what becomes of the picture.
 TABLE: list[tuple[Answer, type[Outcome]]] = [
     (PUT_OK, Delivered),
-    ((200, {}, b""), Delivered),  # a store that tells no checksum
     ((200, {"etag": '"aaaaaaaa-2"'}, b""), Delivered),
     ((200, {"etag": '"' + "0" * 32 + '"'}, b""), Deferred),
     (
@@ -171,11 +170,19 @@ def test_retry_after_is_read(target: S3Target, script: Script, image: Image) -> 
     assert outcome.retry_after_s == 17
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"content-type": "text/html; charset=utf-8", "etag": f'"{MD5.hexdigest()}"'},
+        {"content-type": "text/plain", "content-length": str(len(JPEG))},
+        {},  # cut off after the status
+    ],
+)
 @pytest.mark.parametrize("where", ["head", "put"])
-def test_a_captive_portal_delivers_nothing(
-    target: S3Target, script: Script, image: Image, where: str
+def test_what_does_not_answer_as_a_store_does_delivers_nothing(
+    target: S3Target, script: Script, image: Image, where: str, headers: dict[str, str]
 ) -> None:
-    setattr(script, where, [(200, {"content-type": "text/html; charset=utf-8"}, b"<html>")])
+    setattr(script, where, [(200, headers, b"")])
     outcome = target.send(image, JPEG, replay=False)
     assert isinstance(outcome, Deferred)
     assert outcome.captive_portal
