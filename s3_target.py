@@ -1,7 +1,7 @@
 """Upload straight to an S3-compatible store; `minio` is needed only when this is used.
 
-Keys are `prefix/SITE_ID/YYYY/MM/DD/filename` (UTC day of the edge), so that many gates share a
-bucket. Nothing that is there already is overwritten by another picture.
+Keys are `prefix/SITE_ID/YYYY/MM/DD/filename` (UTC day of the file's name), so that many gates share
+a bucket. Nothing that is there already is overwritten by another picture.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import base64
 import hashlib
 import io
 import re
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 from xml.etree.ElementTree import ParseError
@@ -20,6 +20,7 @@ from urllib3.exceptions import HTTPError
 
 from config import ConfigError, UploadConfig, redact_url
 from deadline import Deadline
+from image_files import parse_name
 from records import Image, iso
 from upload_targets import (
     Deferred,
@@ -141,8 +142,10 @@ class S3Target:
             raise ConfigError([f"S3_ENDPOINT_URL={where}, AWS_REGION: {error}"]) from error
 
     def key_of(self, image: Image) -> str:
-        """Return the object's name."""
-        day = image.captured_at.astimezone(UTC).strftime("%Y/%m/%d")
+        """Return the object's name, which stays when the time of the image is corrected."""
+        named = parse_name(image.filename)
+        moment = datetime.fromtimestamp(named[1], UTC) if named else image.captured_at
+        day = moment.astimezone(UTC).strftime("%Y/%m/%d")
         return "/".join(filter(None, (self._prefix, self._site_id, day, image.filename)))
 
     def send(self, image: Image, jpeg: bytes, *, replay: bool) -> Outcome:

@@ -164,6 +164,13 @@ def test_names_of_other_days_and_sites(target: S3Target, catalog: Catalog) -> No
     assert target.key_of(early).startswith("anpr/gate-1/2026/12/02/")
 
 
+def test_a_corrected_time_changes_no_key(target: S3Target, catalog: Catalog) -> None:
+    """An attempt before the correction may have arrived: another key would make it twice."""
+    image = save(catalog, clock_trusted=False)
+    corrected = replace(image, captured_at=NOON + timedelta(days=40), clock_trusted=True)
+    assert target.key_of(corrected) == target.key_of(image)
+
+
 def test_the_daemon_delivers_when_the_store_comes(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     port = free_port()
