@@ -9,11 +9,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final, Protocol
 
 from catalog import Catalog, UnrecordedError
-from clock import is_synchronized
+from clock import Clock, Moment
 from config import CameraConfig
 from exif import Facts, with_exif
 from frame_maker import Frame
@@ -76,7 +75,7 @@ class CaptureTicket:
 @dataclass(frozen=True)
 class _Request:
     edge_s: float
-    edge_at: datetime
+    edge: Moment
     source: str
     flags: tuple[str, ...]
     pins: tuple[Pin, ...]
@@ -84,6 +83,11 @@ class _Request:
     nearest: int
     """Which of them is nearest to the edge."""
     ticket: CaptureTicket
+
+    @property
+    def untrusted_s(self) -> float | None:
+        """The edge on the monotonic clock, when its time has to be corrected."""
+        return None if self.edge.trusted else self.edge_s
 
 
 class CaptureService:
@@ -103,10 +107,11 @@ class CaptureService:
         site_id: str,
         uploads_enabled: bool,
         on_saved: Callable[[Image], None],
-        clock_synchronized: Callable[[], bool | None] = is_synchronized,
+        clock: Clock | None = None,
         burst_ms: tuple[int, ...] = (0,),
         best_within_ms: int = 0,
     ) -> None:
+        self._clock = clock or Clock()
         self.workers = {
             camera.key: _CameraWorker(
                 camera,
@@ -116,7 +121,6 @@ class CaptureService:
                 site_id=site_id,
                 uploads_enabled=uploads_enabled,
                 on_saved=on_saved,
-                clock_synchronized=clock_synchronized,
                 burst_ms=burst_ms,
                 best_within_ms=best_within_ms,
             )
@@ -129,22 +133,19 @@ class CaptureService:
         camera_key: str,
         *,
         edge_s: float,
-        edge_at: datetime,
         source: str = "gpio",
         flags: tuple[str, ...] = (),
     ) -> CaptureTicket:
         """Pin the edge's packets now and queue the capture. Never blocks, for any thread.
 
-        `edge_s` is on the monotonic clock, `edge_at` the same moment as aware UTC.
+        `edge_s` is on the monotonic clock.
         """
-        return self.workers[camera_key].request(edge_s, edge_at, source, flags)
+        return self.workers[camera_key].request(edge_s, self._clock.at(edge_s), source, flags)
 
     def capture_now(self, camera_key: str, source: str, timeout_s: float) -> CaptureOutcome:
         """Capture the present moment and wait for the outcome."""
         started_s = time.monotonic()
-        ticket = self.request(
-            camera_key, edge_s=started_s, edge_at=datetime.now(UTC), source=source
-        )
+        ticket = self.request(camera_key, edge_s=started_s, source=source)
         outcome = ticket.result(timeout_s)
         if outcome is None:
             waited_ms = (time.monotonic() - started_s) * 1000
@@ -163,7 +164,6 @@ class _CameraWorker(Worker):
         site_id: str,
         uploads_enabled: bool,
         on_saved: Callable[[Image], None],
-        clock_synchronized: Callable[[], bool | None],
         burst_ms: tuple[int, ...],
         best_within_ms: int,
     ) -> None:
@@ -175,21 +175,20 @@ class _CameraWorker(Worker):
         self._site_id = site_id
         self._uploads_enabled = uploads_enabled
         self._on_saved = on_saved
-        self._clock_synchronized = clock_synchronized
         self._moments_ms = [camera.offset_ms + moment_ms for moment_ms in burst_ms]
         self._within_s = best_within_ms / 1000
         self._requests: queue.Queue[_Request] = queue.Queue(_QUEUE_SIZE)
         self._closed = False
 
     def request(
-        self, edge_s: float, edge_at: datetime, source: str, flags: tuple[str, ...]
+        self, edge_s: float, edge: Moment, source: str, flags: tuple[str, ...]
     ) -> CaptureTicket:
         ticket = CaptureTicket()
         pins = tuple(
             self._source.pin(edge_s + ms / 1000, self._within_s) for ms in self._moments_ms
         )
         nearest = min(range(len(pins)), key=lambda number: abs(self._moments_ms[number]))
-        request = _Request(edge_s, edge_at, source, flags, pins, nearest, ticket)
+        request = _Request(edge_s, edge, source, flags, pins, nearest, ticket)
         try:
             self._requests.put_nowait(request)
         except queue.Full:
@@ -202,8 +201,14 @@ class _CameraWorker(Worker):
     def _refuse(self, request: _Request, reason: str) -> None:
         self._drop_pins(request)
         self._stats.count_failed_capture()
-        self._catalog.fail_unrecorded(self._camera.name, request.source, request.edge_at, reason)
+        self._fail_unrecorded(request, reason)
         request.ticket.resolve(self._failure(request, reason, None))
+
+    def _fail_unrecorded(self, request: _Request, reason: str) -> None:
+        self._catalog.fail_unrecorded(
+            *(self._camera.name, request.source, request.edge.at, reason),
+            untrusted_s=request.untrusted_s,
+        )
 
     def _refuse_queued(self, reason: str) -> None:
         with suppress(queue.Empty):
@@ -244,7 +249,8 @@ class _CameraWorker(Worker):
         try:
             # While this commits, the picture's successor, which the frame has to wait for, comes.
             event_id = self._catalog.begin_event(
-                self._camera.name, request.source, request.edge_at, request.flags
+                *(self._camera.name, request.source, request.edge.at, request.flags),
+                untrusted_s=request.untrusted_s,
             )
             frame = self._source.take(request.pins[request.nearest])
             image = self._save(event_id, request, frame)
@@ -254,9 +260,7 @@ class _CameraWorker(Worker):
             return self._failure(request, error.reason, error.hint)
         except StorageError as error:
             if event_id is None:
-                self._catalog.fail_unrecorded(
-                    self._camera.name, request.source, request.edge_at, str(error)
-                )
+                self._fail_unrecorded(request, str(error))
             elif not isinstance(error, UnrecordedError):
                 self._catalog.fail_event(event_id, str(error))
             return self._failure(request, str(error), _STORAGE_HINT)
@@ -309,10 +313,9 @@ class _CameraWorker(Worker):
         beside: Image | None = None,
         burst: int = 0,
     ) -> Image:
-        clock_trusted = self._clock_synchronized() is not False
         is_upload = self._uploads_enabled and request.source != "test"
         offset_ms = round((frame.shot_s - request.edge_s) * 1000, 1)
-        facts = Facts(request.edge_at, offset_ms, self._site_id, self._camera.name, event_id)
+        facts = Facts(request.edge.at, offset_ms, self._site_id, self._camera.name, event_id)
         return self._catalog.save(
             event_id,
             Shot(
@@ -321,10 +324,9 @@ class _CameraWorker(Worker):
                 width=frame.width,
                 height=frame.height,
                 offset_ms=offset_ms,
-                flags=frame.flags if clock_trusted else (*frame.flags, "untrusted_clock"),
+                flags=frame.flags,
             ),
             state="pending" if is_upload else "skipped",
-            clock_trusted=clock_trusted,
             beside=beside,
             burst=burst,
         )

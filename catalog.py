@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
+import sqlite3
 import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -16,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from clock import boot_id
 from config import StorageConfig
 from database import DamagedError, Database, FolderLock, set_aside
 from image_files import ImageFolder, StorageError, jpeg_size, parse_name
@@ -41,6 +44,8 @@ _ADOPTED_IDS_END: Final = 1_000_000_000  # ids below are for images found by a r
 _HOUR_US: Final = 3_600_000_000
 _INSANE_WAIT_US: Final = 4 * 3600 * 1_000_000  # longer than any wait: the clock was set back
 _UNRECORDED_LIMIT: Final = 10_000
+_PLAUSIBLE_S: Final = 1_325_376_000  # 2012, the first Raspberry Pi; a lost clock says 1970 or 2000
+_BURST: Final = re.compile(r"_b\d{1,3}\.jpg$", re.ASCII)
 
 Statements = list[tuple[str, tuple[object, ...]]]
 
@@ -66,8 +71,9 @@ class Catalog:
         as_owner: bool = True,
         to_read: bool = False,
         anew: bool = False,
+        boot: str | None = None,
     ) -> None:
-        """Open or create the catalog.
+        """Open or create the catalog; `boot` tells runs of the machine apart.
 
         With `to_read` nothing is created; with `anew` the present database is set aside first.
 
@@ -81,6 +87,7 @@ class Catalog:
         self.thumbnails = storage.state_dir / "thumbnails"
         self.pending_version = 0
         """Grows with every change of what is pending."""
+        self._boot = boot or boot_id()
         self._being_saved: dict[int, tuple[str, int]] = {}
         self._unrecorded: deque[Statements] = deque(maxlen=_UNRECORDED_LIMIT)
         self._recording = threading.Lock()
@@ -161,9 +168,18 @@ class Catalog:
     # Events and images come to be.
 
     def begin_event(
-        self, camera: str, source: str, edge_at: datetime, flags: Sequence[str] = ()
+        self,
+        camera: str,
+        source: str,
+        edge_at: datetime,
+        flags: Sequence[str] = (),
+        *,
+        untrusted_s: float | None = None,
     ) -> int:
-        """Commit an accepted edge as `capturing` and return the event's id."""
+        """Commit an accepted edge as `capturing` and return the event's id.
+
+        `untrusted_s` is the edge on the monotonic clock, when `edge_at` is not to be trusted.
+        """
         self.record_unrecorded()
         with self._db.transaction() as sql:
             row = sql.execute(
@@ -171,20 +187,38 @@ class Catalog:
                 " VALUES (?, ?, ?, ?, 'capturing')",
                 (camera, source, to_us(edge_at), join_flags("", flags)),
             )
+            for statement, parameters in self._note_untrusted(untrusted_s):
+                sql.execute(statement, parameters)
             return int(row.lastrowid or 0)
+
+    def _note_untrusted(self, untrusted_s: float | None) -> Statements:
+        """Return what notes of the event just inserted that its time is to be corrected."""
+        if untrusted_s is None:
+            return []
+        sql = "INSERT INTO uncorrected VALUES (last_insert_rowid(), ?, ?)"
+        return [(sql, (self._boot, round(untrusted_s * 1_000_000)))]
 
     def fail_event(self, event_id: int, reason: str) -> None:
         """End an event without a picture, now or once that can be written."""
         sql = "UPDATE events SET state = 'failed', reason = ? WHERE id = ? AND state = 'capturing'"
         self._record_soon([(sql, (reason, event_id))])
 
-    def fail_unrecorded(self, camera: str, source: str, edge_at: datetime, reason: str) -> None:
+    def fail_unrecorded(
+        self,
+        camera: str,
+        source: str,
+        edge_at: datetime,
+        reason: str,
+        *,
+        untrusted_s: float | None = None,
+    ) -> None:
         """Record a failed event for an edge that could not be committed, once it can be."""
         sql = (
             "INSERT INTO events (camera, source, edge_us, state, reason)"
             " VALUES (?, ?, ?, 'failed', ?)"
         )
-        self._record_soon([(sql, (camera, source, to_us(edge_at), reason))])
+        insert = (sql, (camera, source, to_us(edge_at), reason))
+        self._record_soon([insert, *self._note_untrusted(untrusted_s)])
 
     def record_unrecorded(self) -> None:
         """Write what could not be written before; called again until it works."""
@@ -205,7 +239,6 @@ class Catalog:
         shot: Shot,
         *,
         state: str,
-        clock_trusted: bool,
         beside: Image | None = None,
         burst: int = 0,
     ) -> Image:
@@ -223,13 +256,16 @@ class Catalog:
         try:
             stem = beside.filename[:-4] if beside else f"{event['camera']}_{epoch}"
             name = self.folder.write(stem, shot.jpeg, self.has_row, burst)
-            insert = (
-                "INSERT INTO images (event_id, filename, camera, source, edge_us, offset_ms,"
-                " flags, clock_trusted, width, height, size_bytes, sha256, state)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (filename) DO NOTHING",
+            insert = (  # the time as the event has it by then: it may be corrected meanwhile
+                "INSERT INTO images (event_id, filename, camera, source, edge_us, clock_trusted,"
+                " offset_ms, flags, width, height, size_bytes, sha256, state)"
+                " VALUES (?, ?, ?, ?, coalesce((SELECT edge_us FROM events WHERE id = ?), ?),"
+                " NOT EXISTS (SELECT 1 FROM uncorrected WHERE event_id = ?),"
+                " ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (filename) DO NOTHING",
                 (
-                    *(event_id, name, event["camera"], event["source"], event["edge_us"]),
-                    *(shot.offset_ms, join_flags(event["flags"], shot.flags), clock_trusted),
+                    *(event_id, name, event["camera"], event["source"]),
+                    *(event_id, event["edge_us"], event_id),
+                    *(shot.offset_ms, join_flags(event["flags"], shot.flags)),
                     *(shot.width, shot.height, len(shot.jpeg)),
                     *(hashlib.sha256(shot.jpeg).hexdigest(), state),
                 ),
@@ -262,6 +298,32 @@ class Catalog:
         with self._db.transaction() as sql:
             for statement, parameters in statements:
                 sql.execute(statement, parameters)
+
+    def correct_times(self, offset_s: float, limit: int) -> int:
+        """Give edges of this boot that were taken with a wrong clock their time; return how many.
+
+        `offset_s` is wall minus monotonic time. Their images get it too; names and files stay.
+        Edges still `capturing` come later: until there is a row, a file is known by their time.
+        """
+        rows = self._db.query(
+            "SELECT monotonic_us + ? AS edge_us, event_id FROM uncorrected"
+            " JOIN events ON events.id = event_id"
+            " WHERE boot_id = ? AND state != 'capturing' LIMIT ?",
+            (round(offset_s * 1_000_000), self._boot, limit),
+        )
+        if not rows:
+            return 0
+        corrections = [tuple(row) for row in rows]
+        with self._db.transaction() as sql:
+            sql.executemany("UPDATE events SET edge_us = ? WHERE id = ?", corrections)
+            sql.executemany(
+                "UPDATE images SET edge_us = ?, clock_trusted = 1 WHERE event_id = ?", corrections
+            )
+            sql.executemany(
+                "DELETE FROM uncorrected WHERE event_id = ?", [(row[1],) for row in rows]
+            )
+        self._pending_changed()
+        return len(rows)
 
     # Uploading.
 
@@ -427,7 +489,8 @@ class Catalog:
         """Return events, newest first, from below `before_id`."""
         rows = self._db.query(
             "SELECT *, (SELECT group_concat(filename) FROM images WHERE event_id = events.id)"
-            " AS filenames FROM events WHERE (? IS NULL OR state = ?) AND id < ?"
+            " AS filenames, NOT EXISTS (SELECT 1 FROM uncorrected WHERE event_id = events.id)"
+            " AS clock_trusted FROM events WHERE (? IS NULL OR state = ?) AND id < ?"
             " ORDER BY id DESC LIMIT ? OFFSET ?",
             (state, state, 1 << 62 if before_id is None else before_id, limit, skip),
         )
@@ -490,11 +553,15 @@ class Catalog:
         self._pending_changed()
 
     def delete_events(self, before: datetime) -> int:
-        """Delete ended events before `before` that have no image any more; return how many."""
+        """Delete ended events before `before` that have no image any more; return how many.
+
+        Those whose time was never corrected are kept.
+        """
         with self._db.transaction() as sql:
             return sql.execute(
                 "DELETE FROM events WHERE edge_us < ? AND state != 'capturing' AND NOT EXISTS"
-                " (SELECT 1 FROM images WHERE event_id = events.id)",
+                " (SELECT 1 FROM images WHERE event_id = events.id)"
+                " AND NOT EXISTS (SELECT 1 FROM uncorrected WHERE event_id = events.id)",
                 (to_us(before),),
             ).rowcount
 
@@ -538,21 +605,18 @@ class Catalog:
                     ).fetchone()[0]
                 )
             for file in files:
-                event = sql.execute(
-                    "SELECT id, source, edge_us, flags FROM events WHERE camera = ?"
-                    " AND edge_us >= ? AND edge_us < ? AND state = 'capturing' ORDER BY id LIMIT 1",
-                    (file.camera, file.epoch * 1_000_000, (file.epoch + 1) * 1_000_000),
-                ).fetchone()
+                event = _event_of_file(sql, file)
                 is_test = event is not None and event["source"] == "test"
                 new = sql.execute(
                     "INSERT INTO images (id, event_id, filename, camera, source, edge_us, flags,"
-                    " clock_trusted, size_bytes, state) VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?, ?)"
+                    " clock_trusted, size_bytes, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
                     " ON CONFLICT (filename) DO NOTHING",
                     (
                         *(next_id, event["id"] if event else None, file.name, file.camera),
                         event["source"] if event else "gpio",
                         event["edge_us"] if event else file.epoch * 1_000_000,
                         event["flags"] if event else "",
+                        event["clock_trusted"] if event else file.epoch >= _PLAUSIBLE_S,
                         file.size_bytes,
                         "skipped" if is_test else file.state,
                     ),
@@ -561,7 +625,10 @@ class Catalog:
                 if new and next_id is not None:
                     next_id += 1
                 if new and event:
-                    sql.execute("UPDATE events SET state = 'saved' WHERE id = ?", (event["id"],))
+                    sql.execute(
+                        "UPDATE events SET state = 'saved' WHERE id = ? AND state = 'capturing'",
+                        (event["id"],),
+                    )
         self._pending_changed()
         return adopted
 
@@ -600,6 +667,31 @@ class Catalog:
     def _images(self, clause: str, parameters: tuple[object, ...]) -> list[Image]:
         rows = self._db.query(f"SELECT * FROM images {clause}", parameters)  # noqa: S608
         return [image_of(row) for row in rows]
+
+
+def _event_of_file(sql: sqlite3.Connection, file: AdoptedFile) -> sqlite3.Row | None:
+    """Return the event that a file without a row belongs to.
+
+    It was interrupted before the row, or the file is a later picture of its burst.
+    """
+    first = _BURST.sub(".jpg", file.name)
+    for condition, parameters in (
+        ("id = (SELECT event_id FROM images WHERE filename = ?) AND state = 'saved'", (first,)),
+        (
+            "camera = ? AND edge_us >= ? AND edge_us < ? AND state = 'capturing'",
+            (file.camera, file.epoch * 1_000_000, (file.epoch + 1) * 1_000_000),
+        ),
+    ):
+        rows = sql.execute(
+            "SELECT id, source, edge_us, flags,"  # noqa: S608
+            " NOT EXISTS (SELECT 1 FROM uncorrected WHERE event_id = events.id) AS clock_trusted"
+            f" FROM events WHERE {condition} ORDER BY id LIMIT 1",
+            parameters,
+        ).fetchall()
+        if rows:
+            found: sqlite3.Row = rows[0]
+            return found
+    return None
 
 
 def _where(which: ImageFilter) -> tuple[list[str], list[object]]:

@@ -6,12 +6,12 @@ import logging
 import threading
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import accumulate
 from typing import Final
 
 from catalog import Catalog
-from clock import is_synchronized
+from clock import Clock
 from config import CleanupConfig
 from image_files import StorageError
 from records import Image
@@ -55,6 +55,7 @@ class CleanupService(Worker):
         *,
         min_free_disk_bytes: int,
         uploads_enabled: bool,
+        clock: Clock | None = None,
     ) -> None:
         super().__init__("cleanup")
         self._retention = timedelta(days=config.retention_days)
@@ -63,6 +64,7 @@ class CleanupService(Worker):
         self._stats = stats
         self._min_free_bytes = min_free_disk_bytes
         self._states = _AGEING if uploads_enabled else (*_AGEING, "pending")
+        self._clock = clock or Clock()
         self._running = threading.Lock()
         self._next_run_s = time.monotonic() + _DISK_CHECK_S
         self.nothing_left_to_delete = False
@@ -89,7 +91,7 @@ class CleanupService(Worker):
         if not self._running.acquire(blocking=False):
             raise AlreadyRunningError("a cleanup is already running")
         try:
-            report = self._delete_expired(datetime.now(UTC))
+            report = self._delete_expired(self._clock.wall())
         finally:
             self._running.release()
         self._stats.count_cleanup(report.deleted, report.freed_bytes)
@@ -104,7 +106,7 @@ class CleanupService(Worker):
 
     def preview(self) -> CleanupReport:
         """Return what `run` would do now."""
-        now = datetime.now(UTC)
+        now = self._clock.wall()
         held_back = self._why_not(now)
         count, size_bytes = self._catalog.expired_totals(now - self._retention, self._states)
         if held_back:
@@ -150,7 +152,11 @@ class CleanupService(Worker):
         if now < RELEASED_AT:
             return "the clock is before this program's release"
         newest = self._catalog.newest_image_at()
-        if is_synchronized() is False and newest and now - newest > _LONGEST_PLAUSIBLE_PAUSE:
+        if (
+            self._clock.synchronized() is False
+            and newest
+            and now - newest > _LONGEST_PLAUSIBLE_PAUSE
+        ):
             return "the clock is not synchronised and more than 30 days ahead of the newest image"
         return None
 

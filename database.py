@@ -93,8 +93,15 @@ CREATE TRIGGER event_changed AFTER UPDATE OF state ON events BEGIN
     UPDATE event_totals SET events = events + 1 WHERE state = NEW.state;
 END;
 """
-# Kept apart from the schema, so that catalogs of older releases get them too.
-_INDEXES: Final = """
+# Kept apart from the schema, so that catalogs of older releases get them too, at once whatever
+# their size, and older releases go on working with what they don't know.
+_ADDITIONS: Final = """
+CREATE TABLE IF NOT EXISTS uncorrected (
+    event_id INTEGER PRIMARY KEY,
+    boot_id TEXT NOT NULL,
+    monotonic_us INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS uncorrected_by_boot ON uncorrected (boot_id);
 CREATE INDEX IF NOT EXISTS images_by_camera_and_edge ON images (camera, edge_us, state);
 CREATE INDEX IF NOT EXISTS images_by_state_and_edge ON images (state, edge_us, camera);
 """
@@ -161,7 +168,7 @@ class Database:
                 raise StorageError(
                     f"{self._path} was written by a newer release: install that one again"
                 )
-            for statement in _statements(_INDEXES):
+            for statement in _statements(_ADDITIONS):
                 sql.execute(statement)
         if self._path.stat().st_size <= _FULLY_CHECKED_BYTES:
             found = self._writer.execute("PRAGMA quick_check(1)").fetchone()[0]

@@ -19,7 +19,8 @@ import commands
 from capture_service import CaptureOutcome, CaptureService
 from catalog import Catalog, LockedError
 from cleanup_service import CleanupService
-from clock import is_synchronized
+from clock import Clock, is_synchronized
+from clock_service import ClockService
 from config import Config, ConfigError, load
 from gpio_service import Edge, GpioBackend, GpioService, load_rpi_gpio
 from image_files import StorageError
@@ -34,7 +35,7 @@ from stats import Stats
 from status import SystemStatus
 from upload_targets import HttpTarget
 from uploader import UploadService
-from version import __version__
+from version import RELEASED_AT, __version__
 from web.access import Access
 from web.context import Actions, LivePicture, NoPictureError, Site
 from web_app import create_app
@@ -77,6 +78,12 @@ class Daemon:
         self.exit_code = 0
         self._config = config
         self._catalog = Catalog(config.storage)
+        clock = Clock(
+            synchronized=clock_synchronized,
+            released_at=RELEASED_AT,
+            newest_at=self._catalog.newest_image_at(),
+        )
+        self._clock = ClockService(self._catalog, clock)
         stats = Stats()
         slots = threading.Semaphore(_DECODES_AT_ONCE)
         enabled = [camera for camera in config.cameras if camera.enabled]
@@ -98,7 +105,7 @@ class Daemon:
             stats,
             site_id=config.site.site_id,
             uploads_enabled=config.upload.enabled,
-            clock_synchronized=clock_synchronized,
+            clock=clock,
             burst_ms=config.capture.burst_ms,
             best_within_ms=config.capture.best_within_ms,
             on_saved=self._uploads.submit,
@@ -117,6 +124,7 @@ class Daemon:
             stats,
             min_free_disk_bytes=config.storage.min_free_disk_bytes,
             uploads_enabled=config.upload.enabled,
+            clock=clock,
         )
         self._exporter = PendingExporter(self._catalog, config.storage.pending_file)
         self._reconciler = Reconciler(
@@ -176,6 +184,7 @@ class Daemon:
             self._exporter,
             *self._uploads.workers,
             self._cleanup,
+            self._clock,
             self._reconciler,
             *self._capture.workers.values(),
             *self._streams.values(),
@@ -218,9 +227,7 @@ class Daemon:
     def _on_edge(self, edge: Edge) -> None:
         self._stats.count_trigger(self._names[edge.camera_key])
         flags = ("edge_late",) if edge.late else ()
-        self._capture.request(
-            edge.camera_key, edge_s=edge.monotonic_s, edge_at=edge.at, flags=flags
-        )
+        self._capture.request(edge.camera_key, edge_s=edge.monotonic_s, flags=flags)
 
     def _on_reconciled(self) -> None:
         self._exporter.allow()

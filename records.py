@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_UNTRUSTED: Final = "untrusted_clock"
 IMAGE_STATES: Final = ("pending", "uploaded", "rejected", "skipped", "missing", "unknown")
 
 
@@ -122,7 +123,7 @@ def image_of(row: sqlite3.Row) -> Image:
         source=row["source"],
         captured_at=from_us(row["edge_us"]),
         offset_ms=row["offset_ms"],
-        flags=split_flags(row["flags"]),
+        flags=_with_clock(row["flags"], trusted=bool(row["clock_trusted"])),
         clock_trusted=bool(row["clock_trusted"]),
         width=row["width"],
         height=row["height"],
@@ -148,14 +149,20 @@ def split_flags(text: str) -> tuple[str, ...]:
     return tuple(text.split(",")) if text else ()
 
 
+def _with_clock(text: str, *, trusted: bool) -> tuple[str, ...]:
+    """Return the flags of a column, and one for the time as long as it is not corrected."""
+    flags = tuple(flag for flag in split_flags(text) if flag != _UNTRUSTED)
+    return flags if trusted else (*flags, _UNTRUSTED)
+
+
 def event_of(row: sqlite3.Row) -> Event:
-    """Return the event that a row of the table `events`, with `filenames` added, is."""
+    """Return the event that a row of `events`, with `filenames` and `clock_trusted` added, is."""
     return Event(
         id=row["id"],
         camera=row["camera"],
         source=row["source"],
         edge_at=from_us(row["edge_us"]),
-        flags=split_flags(row["flags"]),
+        flags=_with_clock(row["flags"], trusted=bool(row["clock_trusted"])),
         state=row["state"],
         reason=row["reason"],
         filenames=split_flags(row["filenames"] or ""),

@@ -62,9 +62,10 @@ def save(
     clock_trusted: bool = True,
 ) -> Image:
     """Store a picture as a capture does; `state` may be any that an image can come to."""
-    event_id = catalog.begin_event(camera, source, at)
+    untrusted_s = None if clock_trusted else at.timestamp()
+    event_id = catalog.begin_event(camera, source, at, untrusted_s=untrusted_s)
     first = state if state in ("pending", "skipped") else "pending"
-    image = catalog.save(event_id, shot(jpeg), state=first, clock_trusted=clock_trusted)
+    image = catalog.save(event_id, shot(jpeg), state=first)
     if state == "uploaded":
         catalog.mark_uploaded(image.id, None)
     elif state == "rejected":

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ import capture_service
 import config
 from capture_service import CaptureService
 from catalog import Catalog, UnrecordedError
+from clock import Clock
 from frame_maker import Frame
 from image_files import StorageError
 from records import Image
@@ -78,7 +79,7 @@ class Site:
         return self.service.workers["camera_1"]
 
     def request(self, **more: object) -> capture_service.CaptureTicket:
-        return self.service.request("camera_1", edge_s=EDGE_S, edge_at=EDGE_AT, **more)  # type: ignore[arg-type]
+        return self.service.request("camera_1", edge_s=EDGE_S, **more)  # type: ignore[arg-type]
 
     def capture(self, **more: object) -> capture_service.CaptureOutcome:
         ticket = self.request(**more)
@@ -103,7 +104,7 @@ def make_site(tmp_path: Path) -> Iterator[MakeSite]:
         uploads_enabled: bool = True,
         offset_ms: int = 0,
         enabled: bool = True,
-        clock_synchronized: bool | None = True,
+        clock_synchronized: Callable[[], bool | None] = lambda: True,
         burst_ms: tuple[int, ...] = (0,),
         best_within_ms: int = 0,
     ) -> Site:
@@ -126,7 +127,11 @@ def make_site(tmp_path: Path) -> Iterator[MakeSite]:
             site_id="gate-1",
             uploads_enabled=uploads_enabled,
             on_saved=saved.append,
-            clock_synchronized=lambda: clock_synchronized,
+            clock=Clock(
+                synchronized=clock_synchronized,
+                wall_s=EDGE_AT.timestamp,
+                monotonic_s=lambda: EDGE_S,
+            ),
             burst_ms=burst_ms,
             best_within_ms=best_within_ms,
         )
@@ -167,7 +172,7 @@ def test_a_saved_picture_is_on_disk_in_the_catalog_counted_and_told(site: Site) 
 
 def test_the_latency_is_from_the_edge_to_the_disk(site: Site) -> None:
     before_s = time.monotonic()
-    outcome = site.service.request("camera_1", edge_s=before_s - 1.0, edge_at=datetime.now(UTC))
+    outcome = site.service.request("camera_1", edge_s=before_s - 1.0)
     site.worker.step()
     result = outcome.result(0)
     assert result is not None
@@ -213,10 +218,51 @@ def test_flags_of_the_edge_and_of_the_frame_are_kept(site: Site) -> None:
 def test_a_clock_that_is_not_synchronised_is_flagged(
     make_site: MakeSite, answer: bool | None, trusted: bool
 ) -> None:
-    image = make_site(clock_synchronized=answer).capture().image
+    image = make_site(clock_synchronized=lambda: answer).capture().image
     assert image is not None
     assert image.clock_trusted is trusted
     assert ("untrusted_clock" in image.flags) is not trusted
+
+
+def test_the_clock_counts_as_it_was_at_the_edge(make_site: MakeSite) -> None:
+    """One that comes right while the picture is made would pass a wrong time off as right."""
+    answers = [False]
+    site = make_site(clock_synchronized=lambda: answers[-1])
+    ticket = site.request()
+    answers.append(True)
+    site.worker.step()
+    outcome = ticket.result(0)
+    assert outcome is not None
+    assert outcome.image is not None
+    assert not outcome.image.clock_trusted
+
+
+@pytest.mark.parametrize("failing", ["too many triggers", "camera", "disk"])
+def test_an_edge_without_a_picture_can_be_corrected_too(
+    make_site: MakeSite, failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = make_site(clock_synchronized=lambda: False)
+    if failing == "too many triggers":
+        site.worker._requests.maxsize = 1  # type: ignore[attr-defined]
+        site.request()
+        site.request()
+    elif failing == "camera":
+        site.camera.error = StreamError("no picture")
+        site.capture()
+    else:
+        with monkeypatch.context() as patch:
+
+            def full(*args: object, **more: object) -> int:
+                raise StorageError("the disk is full", full=True)
+
+            patch.setattr(site.catalog, "begin_event", full)
+            site.capture()
+    [event] = site.catalog.events("failed", limit=10)
+    assert event.flags == ("untrusted_clock",)
+    offset_s = EDGE_AT.timestamp() - EDGE_S + 86400
+    assert site.catalog.correct_times(offset_s, 10) == 1
+    [event] = site.catalog.events("failed", limit=10)
+    assert (event.edge_at, event.flags) == (EDGE_AT + timedelta(days=1), ())
 
 
 # Bursts.
@@ -279,9 +325,7 @@ def test_two_edges_of_one_second_are_two_pictures(site: Site) -> None:
 
 
 def test_a_burst_keeps_each_edge_s_own_moment_and_order(site: Site) -> None:
-    tickets = [
-        site.service.request("camera_1", edge_s=EDGE_S + n, edge_at=EDGE_AT) for n in range(3)
-    ]
+    tickets = [site.service.request("camera_1", edge_s=EDGE_S + n) for n in range(3)]
     assert site.camera.pinned == [EDGE_S, EDGE_S + 1, EDGE_S + 2]
     assert site.camera.taken == []
     while site.worker.step() is not None:
@@ -375,7 +419,7 @@ def test_a_defect_ends_the_event_and_tells_whoever_waits(site: Site) -> None:
 def test_a_defect_before_the_event_is_recorded_too(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*args: object) -> int:
+    def fail(*args: object, **more: object) -> int:
         raise ZeroDivisionError("a defect")
 
     monkeypatch.setattr(site.catalog, "begin_event", fail)
@@ -419,7 +463,8 @@ def test_a_capture_by_hand_is_of_the_present_moment(site: Site) -> None:
     assert outcome.image is not None
     assert outcome.image.source == "manual"
     assert before_s <= site.camera.pinned[0] <= time.monotonic()
-    assert abs(outcome.image.captured_at - datetime.now(UTC)).total_seconds() < 60
+    moment = EDGE_AT + timedelta(seconds=site.camera.pinned[0] - EDGE_S)
+    assert abs(outcome.image.captured_at - moment) < timedelta(milliseconds=1)
 
 
 def test_a_capture_by_hand_waits_only_so_long(site: Site) -> None:

@@ -62,25 +62,25 @@ def commits(monkeypatch: pytest.MonkeyPatch) -> BrokenCommits:
 
 def test_accepted_is_saved_and_failed_and_capturing(catalog: Catalog) -> None:
     ids = [catalog.begin_event("r1", "gpio", later(n)) for n in range(5)]
-    catalog.save(ids[0], shot(), state="pending", clock_trusted=True)
+    catalog.save(ids[0], shot(), state="pending")
     catalog.fail_event(ids[1], "camera down")
     catalog.fail_event(ids[2], "camera down")
     assert events(catalog) == {"capturing": 2, "saved": 1, "failed": 2}
     catalog.fail_event(ids[0], "too late")
     assert events(catalog) == {"capturing": 2, "saved": 1, "failed": 2}
-    catalog.save(ids[3], shot(), state="pending", clock_trusted=True)
+    catalog.save(ids[3], shot(), state="pending")
     catalog.fail_unrecorded("r1", "gpio", later(9), "too many triggers")
     assert events(catalog) == {"capturing": 1, "saved": 2, "failed": 3}
 
 
 def test_a_saved_image_tells_everything(catalog: Catalog) -> None:
     at = NOON.replace(microsecond=654321)
-    event_id = catalog.begin_event("r1", "gpio", at, ("edge_late",))
-    image = catalog.save(event_id, shot(flags=("stale",)), state="pending", clock_trusted=False)
+    event_id = catalog.begin_event("r1", "gpio", at, ("edge_late",), untrusted_s=7000.0)
+    image = catalog.save(event_id, shot(flags=("stale",)), state="pending")
     assert image == catalog.image(image.filename)
     assert image.filename == f"r1_{int(NOON.timestamp())}.jpg"
     assert (image.captured_at, image.offset_ms, image.source) == (at, 12.5, "gpio")
-    assert image.flags == ("edge_late", "stale")
+    assert image.flags == ("edge_late", "stale", "untrusted_clock")
     assert (image.width, image.height, image.size_bytes) == (1920, 1080, len(JPEG))
     assert (image.state, image.clock_trusted, image.attempts) == ("pending", False, 0)
     assert image.event_id == event_id
@@ -126,7 +126,7 @@ def test_an_image_is_acknowledged_only_when_file_and_row_are_there(
     event_id = catalog.begin_event("r1", "gpio", NOON)
     monkeypatch.setattr(catalog.folder, "write", write)
     monkeypatch.setattr(catalog, "_commit", commit)
-    catalog.save(event_id, shot(), state="pending", clock_trusted=True)
+    catalog.save(event_id, shot(), state="pending")
     assert order == ["file", "row"]
 
 
@@ -154,7 +154,7 @@ def test_a_picture_without_a_row_is_kept_and_recorded_later(
     event_id = catalog.begin_event("r1", "gpio", NOON)
     commits.on = True
     with pytest.raises(UnrecordedError) as caught:
-        catalog.save(event_id, shot(), state="pending", clock_trusted=True)
+        catalog.save(event_id, shot(), state="pending")
     assert caught.value.full
     name = f"r1_{int(NOON.timestamp())}.jpg"
     assert catalog.folder.read(name) == JPEG
@@ -177,9 +177,7 @@ def test_an_unwritten_row_keeps_its_name_from_the_next_capture(
     commits.on = True
     for number, event_id in enumerate(ids):
         with pytest.raises(UnrecordedError):
-            catalog.save(
-                event_id, shot(JPEG + bytes([number])), state="pending", clock_trusted=True
-            )
+            catalog.save(event_id, shot(JPEG + bytes([number])), state="pending")
     commits.on = False
     catalog.record_unrecorded()
     images = catalog.images(ImageFilter(), limit=10)
@@ -213,7 +211,7 @@ def test_a_disk_full_for_the_file_leaves_no_row(
 
     monkeypatch.setattr(catalog.folder, "write", write)
     with pytest.raises(StorageError) as caught:
-        catalog.save(event_id, shot(), state="pending", clock_trusted=True)
+        catalog.save(event_id, shot(), state="pending")
     assert not isinstance(caught.value, UnrecordedError)
     assert catalog.totals().images == 0
     assert not catalog.is_being_saved(f"r1_{int(NOON.timestamp())}.jpg")

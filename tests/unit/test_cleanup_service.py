@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -33,12 +33,14 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.at = RELEASED_AT + timedelta(days=400)
-        self.synchronized: bool | None = True
-        monkeypatch.setattr(cleanup_service, "datetime", self)
-        monkeypatch.setattr(cleanup_service, "is_synchronized", lambda: self.synchronized)
+        self.is_synchronized: bool | None = True
+        monkeypatch.setattr(cleanup_service, "Clock", lambda: self)
 
-    def now(self, zone: object = UTC) -> datetime:
+    def wall(self) -> datetime:
         return self.at
+
+    def synchronized(self) -> bool | None:
+        return self.is_synchronized
 
     def ago(self, days: float) -> datetime:
         return self.at - timedelta(days=days)
@@ -121,13 +123,13 @@ def test_images_with_an_untrusted_time_do_not_age(catalog: Catalog, clock: Clock
 
 def test_an_insane_clock_deletes_nothing(catalog: Catalog, clock: Clock) -> None:
     save(catalog, clock.ago(31), state="uploaded")
-    clock.synchronized = False
+    clock.is_synchronized = False
     preview = service(catalog).preview()
     report = service(catalog).run()
     assert report == preview
     assert (report.deleted, report.freed_bytes) == (0, 0)
     assert "not synchronised" in (report.held_back or "")
-    clock.synchronized = True
+    clock.is_synchronized = True
     assert service(catalog).run().deleted == 1
 
 
@@ -135,7 +137,7 @@ def test_a_long_silence_with_a_good_clock_is_no_reason_to_hold_back(
     catalog: Catalog, clock: Clock
 ) -> None:
     save(catalog, clock.ago(31), state="uploaded")
-    clock.synchronized = None  # the kernel can't say
+    clock.is_synchronized = None  # the kernel can't say
     assert service(catalog).run().deleted == 1
 
 
@@ -144,7 +146,7 @@ def test_an_unsynchronised_clock_near_the_newest_image_is_good_enough(
 ) -> None:
     save(catalog, clock.ago(31), state="uploaded")
     save(catalog, clock.ago(1), state="uploaded")
-    clock.synchronized = False
+    clock.is_synchronized = False
     assert service(catalog).run().deleted == 1
 
 

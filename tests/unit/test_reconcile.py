@@ -99,7 +99,7 @@ def test_the_temp_file_of_a_running_capture_stays(
         real_fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    image = catalog.save(event_id, shot(), state="pending", clock_trusted=True)
+    image = catalog.save(event_id, shot(), state="pending")
     assert len(runs) == 1
     assert catalog.folder.read(image.filename) == JPEG
     assert states(catalog) == {image.filename: "pending"}
@@ -122,7 +122,7 @@ def test_a_running_capture_is_not_adopted_besides(
         real_commit(statements)  # type: ignore[arg-type]
 
     monkeypatch.setattr(catalog, "_commit", commit)
-    image = catalog.save(event_id, shot(), state="pending", clock_trusted=True)
+    image = catalog.save(event_id, shot(), state="pending")
     assert (image.event_id, image.offset_ms) == (event_id, 12.5)
     assert states(catalog) == {image.filename: "pending"}
 

@@ -491,7 +491,7 @@ def test_the_pictures_of_a_burst_lead_to_each_other(client: FlaskClient, catalog
     first = save(catalog)
     assert first.event_id is not None
     before = replace(shot(), offset_ms=-401.0)
-    saved = {"state": "pending", "clock_trusted": True, "beside": first}
+    saved = {"state": "pending", "beside": first}
     other = catalog.save(first.event_id, before, burst=1, **saved)  # type: ignore[arg-type]
     text = client.get(f"/photos/{first.filename}").text
     links = re.findall(r'href="/photos/([^"?]+)"( aria-current="page")?>([^<]+)</a>', text)
