@@ -330,10 +330,19 @@ class Catalog:
     def due_uploads(self, now: datetime, limit: int) -> list[Image]:
         """Return pending images whose wait is over, oldest first."""
         now_us = to_us(now)
+        insane_us = now_us + _INSANE_WAIT_US
+        # When all of 100,000 wait, the other index tells it without looking at each of them.
+        earliest, latest = self._db.query(
+            "SELECT (SELECT min(next_attempt_us) FROM images INDEXED BY images_due"
+            " WHERE state = 'pending'), (SELECT max(next_attempt_us) FROM images"
+            " INDEXED BY images_due WHERE state = 'pending')"
+        )[0]
+        if earliest is None or (earliest > now_us and latest <= insane_us):
+            return []
         return self._images(
-            "WHERE state = 'pending' AND (next_attempt_us <= ? OR next_attempt_us > ?)"
-            " ORDER BY id LIMIT ?",
-            (now_us, now_us + _INSANE_WAIT_US, limit),
+            "INDEXED BY images_pending WHERE state = 'pending'"
+            " AND (next_attempt_us <= ? OR next_attempt_us > ?) ORDER BY id LIMIT ?",
+            (now_us, insane_us, limit),
         )
 
     def oldest_pending(self, limit: int = 1, after_id: int = -1) -> list[Image]:
@@ -345,8 +354,8 @@ class Catalog:
     def next_attempt_at(self, now: datetime) -> datetime | None:
         """Return when the next waiting image becomes due."""
         rows = self._db.query(
-            "SELECT min(next_attempt_us) FROM images WHERE state = 'pending'"
-            " AND next_attempt_us > ?",
+            "SELECT min(next_attempt_us) FROM images INDEXED BY images_due"
+            " WHERE state = 'pending' AND next_attempt_us > ?",
             (to_us(now),),
         )
         return None if rows[0][0] is None else from_us(rows[0][0])
@@ -452,11 +461,12 @@ class Catalog:
             where.append("id < ?")
             parameters.append(before_id)
         clause = f"WHERE {' AND '.join(where)}" if where else ""
-        # A day's images are few: find them by their time and sort them, not the other way round.
-        order = "+id" if which.since or which.until else "id"
-        return self._images(
-            f"{clause} ORDER BY {order} DESC LIMIT ? OFFSET ?", (*parameters, limit, skip)
-        )
+        page = (*parameters, limit, skip)
+        if which.since or which.until:
+            # A day's images are found by their time, in an index alone, and then sorted.
+            ids = f"SELECT id FROM images {clause} ORDER BY +id DESC LIMIT ? OFFSET ?"  # noqa: S608
+            return self._images(f"WHERE id IN ({ids}) ORDER BY id DESC", page)
+        return self._images(f"{clause} ORDER BY id DESC LIMIT ? OFFSET ?", page)
 
     def count(self, which: ImageFilter) -> int:
         """Return how many images a filter shows."""
@@ -487,12 +497,13 @@ class Catalog:
         self, state: str | None, *, limit: int, before_id: int | None = None, skip: int = 0
     ) -> list[Event]:
         """Return events, newest first, from below `before_id`."""
+        which, parameters = ("state = ? AND", (state,)) if state else ("", ())
         rows = self._db.query(
-            "SELECT *, (SELECT group_concat(filename) FROM images WHERE event_id = events.id)"
+            "SELECT *, (SELECT group_concat(filename) FROM images WHERE event_id = events.id)"  # noqa: S608
             " AS filenames, NOT EXISTS (SELECT 1 FROM uncorrected WHERE event_id = events.id)"
-            " AS clock_trusted FROM events WHERE (? IS NULL OR state = ?) AND id < ?"
+            f" AS clock_trusted FROM events WHERE {which} id < ?"
             " ORDER BY id DESC LIMIT ? OFFSET ?",
-            (state, state, 1 << 62 if before_id is None else before_id, limit, skip),
+            (*parameters, 1 << 62 if before_id is None else before_id, limit, skip),
         )
         return [event_of(row) for row in rows]
 
@@ -699,7 +710,9 @@ def _where(which: ImageFilter) -> tuple[list[str], list[object]]:
     if which.camera is not None:
         conditions.append(("camera = ?", which.camera))
     if which.state is not None:
-        conditions.append(("state = ?", which.state))
+        # The plus keeps a day from being looked for among all that a camera ever had in a state.
+        is_day = which.since or which.until
+        conditions.append(("+state = ?" if is_day and which.camera else "state = ?", which.state))
     if which.since is not None:
         conditions.append(("edge_us >= ?", to_us(which.since)))
     if which.until is not None:

@@ -102,8 +102,10 @@ CREATE TABLE IF NOT EXISTS uncorrected (
     monotonic_us INTEGER NOT NULL
 );
 CREATE INDEX IF NOT EXISTS uncorrected_by_boot ON uncorrected (boot_id);
+CREATE INDEX IF NOT EXISTS images_by_camera_and_state ON images (camera, state);
 CREATE INDEX IF NOT EXISTS images_by_camera_and_edge ON images (camera, edge_us, state);
 CREATE INDEX IF NOT EXISTS images_by_state_and_edge ON images (state, edge_us, camera);
+CREATE INDEX IF NOT EXISTS images_due ON images (next_attempt_us) WHERE state = 'pending';
 """
 _DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _FULLY_CHECKED_BYTES: Final = 64_000_000  # a larger file would delay the start
