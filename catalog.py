@@ -21,7 +21,7 @@ from typing import Final
 from clock import boot_id
 from config import StorageConfig
 from database import DamagedError, Database, FolderLock, set_aside
-from image_files import ImageFolder, StorageError, jpeg_size, parse_name
+from image_files import ImageFolder, StorageError, jpeg_size
 from records import (
     IMAGE_STATES,
     AdoptedFile,
@@ -88,7 +88,8 @@ class Catalog:
         self.pending_version = 0
         """Grows with every change of what is pending."""
         self._boot = boot or boot_id()
-        self._being_saved: dict[int, tuple[str, int]] = {}
+        self._being_saved: dict[tuple[int, int], str] = {}
+        """File names without a row yet, by event and number in its burst."""
         self._unrecorded: deque[Statements] = deque(maxlen=_UNRECORDED_LIMIT)
         self._recording = threading.Lock()
         self.former: Path | None = None
@@ -252,10 +253,14 @@ class Catalog:
         """
         event = self._db.query("SELECT * FROM events WHERE id = ?", (event_id,))[0]
         epoch = event["edge_us"] // 1_000_000
-        self._being_saved[event_id] = (event["camera"], epoch)
+
+        def taken(name: str) -> bool:
+            self._being_saved[event_id, burst] = name  # before there is any file of it
+            return self.has_row(name)
+
         try:
             stem = beside.filename[:-4] if beside else f"{event['camera']}_{epoch}"
-            name = self.folder.write(stem, shot.jpeg, self.has_row, burst)
+            name = self.folder.write(stem, shot.jpeg, taken, burst)
             insert = (  # the time as the event has it by then: it may be corrected meanwhile
                 "INSERT INTO images (event_id, filename, camera, source, edge_us, clock_trusted,"
                 " offset_ms, flags, width, height, size_bytes, sha256, state)"
@@ -276,16 +281,20 @@ class Catalog:
             except StorageError as error:
                 self._unrecorded.append([insert, end])
                 raise UnrecordedError(str(error), full=error.full) from error
-        finally:
-            del self._being_saved[event_id]
+        except UnrecordedError:
+            raise  # the file stays this event's until the row is there
+        except BaseException:
+            self._being_saved.pop((event_id, burst), None)
+            raise
+        del self._being_saved[event_id, burst]
         with suppress(OSError):  # it can be made again, the picture can't
             (self.thumbnails / name).write_bytes(shot.thumbnail)
         self._pending_changed()
         return self.image(name)
 
     def is_being_saved(self, filename: str) -> bool:
-        """Tell whether a file may be of a capture whose row is not committed yet."""
-        return parse_name(filename) in list(self._being_saved.values())
+        """Tell whether a file is of a capture of this run whose row is not committed yet."""
+        return filename in list(self._being_saved.values())
 
     def _record_soon(self, statements: Statements) -> None:
         self._unrecorded.append(statements)
@@ -604,7 +613,8 @@ class Catalog:
     def adopt(self, files: Sequence[AdoptedFile]) -> int:
         """Make rows for files without one; return how many were new.
 
-        A file whose event was interrupted between file and row becomes that event's.
+        A file whose event was interrupted between file and row becomes that event's, as does one
+        of a burst whose first picture has its row.
         """
         adopted = 0
         with self._db.transaction() as sql:
@@ -616,7 +626,7 @@ class Catalog:
                     ).fetchone()[0]
                 )
             for file in files:
-                event = _event_of_file(sql, file)
+                event = self._event_of(sql, file)
                 is_test = event is not None and event["source"] == "test"
                 new = sql.execute(
                     "INSERT INTO images (id, event_id, filename, camera, source, edge_us, flags,"
@@ -637,11 +647,35 @@ class Catalog:
                     next_id += 1
                 if new and event:
                     sql.execute(
-                        "UPDATE events SET state = 'saved' WHERE id = ? AND state = 'capturing'",
+                        "UPDATE events SET state = 'saved', reason = NULL"
+                        " WHERE id = ? AND state = 'capturing'",
                         (event["id"],),
                     )
         self._pending_changed()
         return adopted
+
+    def _event_of(self, sql: sqlite3.Connection, file: AdoptedFile) -> sqlite3.Row | None:
+        """Return the event that a file without a row belongs to.
+
+        The picture itself tells; one that does not is taken for what a run before this one was
+        capturing in that second. A later picture of a burst goes with the first.
+        """
+        if file.event_id is not None:
+            which = "id = ? AND edge_us = ?"
+            parameters: tuple[object, ...] = (file.event_id, file.edge_us)
+        else:
+            which = "edge_us BETWEEN ? AND ? AND state = 'capturing' AND id <= ?"
+            first_us = file.epoch * 1_000_000
+            parameters = (first_us, first_us + 999_999, self.last_event_id_at_open)
+        first = _BURST.sub(".jpg", file.name)
+        found: sqlite3.Row | None = sql.execute(
+            "SELECT id, source, edge_us, flags,"  # noqa: S608
+            " NOT EXISTS (SELECT 1 FROM uncorrected WHERE event_id = events.id) AS clock_trusted"
+            f" FROM events WHERE camera = ? AND ({which}"
+            " OR id = (SELECT event_id FROM images WHERE filename = ?)) ORDER BY id LIMIT 1",
+            (file.camera, *parameters, first),
+        ).fetchone()
+        return found
 
     def fail_interrupted(self) -> int:
         """End the events that the previous run left `capturing`; return how many."""
@@ -678,31 +712,6 @@ class Catalog:
     def _images(self, clause: str, parameters: tuple[object, ...]) -> list[Image]:
         rows = self._db.query(f"SELECT * FROM images {clause}", parameters)  # noqa: S608
         return [image_of(row) for row in rows]
-
-
-def _event_of_file(sql: sqlite3.Connection, file: AdoptedFile) -> sqlite3.Row | None:
-    """Return the event that a file without a row belongs to.
-
-    It was interrupted before the row, or the file is a later picture of its burst.
-    """
-    first = _BURST.sub(".jpg", file.name)
-    for condition, parameters in (
-        ("id = (SELECT event_id FROM images WHERE filename = ?) AND state = 'saved'", (first,)),
-        (
-            "camera = ? AND edge_us >= ? AND edge_us < ? AND state = 'capturing'",
-            (file.camera, file.epoch * 1_000_000, (file.epoch + 1) * 1_000_000),
-        ),
-    ):
-        rows = sql.execute(
-            "SELECT id, source, edge_us, flags,"  # noqa: S608
-            " NOT EXISTS (SELECT 1 FROM uncorrected WHERE event_id = events.id) AS clock_trusted"
-            f" FROM events WHERE {condition} ORDER BY id LIMIT 1",
-            parameters,
-        ).fetchall()
-        if rows:
-            found: sqlite3.Row = rows[0]
-            return found
-    return None
 
 
 def _where(which: ImageFilter) -> tuple[list[str], list[object]]:

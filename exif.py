@@ -14,6 +14,7 @@ from version import __version__
 
 _START: Final = b"\xff\xd8"
 _APP1: Final = b"\xff\xe1"
+_IDS_END: Final = 1 << 62  # more is no id of SQLite's
 _ASCII: Final = b"ASCII\0\0\0"
 
 
@@ -57,3 +58,16 @@ def with_exif(jpeg: bytes, facts: Facts) -> bytes:
         raise ValueError("not a JPEG")
     segment = _APP1 + (len(body) + 2).to_bytes(2, "big") + body
     return _START + segment + jpeg[len(_START) :]
+
+
+def event_in(head: bytes) -> tuple[int, datetime] | None:
+    """Return the event's id and edge that `with_exif` wrote, from a JPEG's first bytes."""
+    size = int.from_bytes(head[4:6])
+    text = head[: 4 + size].partition(_ASCII)[2].decode("ascii", "replace")
+    try:
+        facts, _ = json.JSONDecoder().raw_decode(text)
+        event_id, edge_at = int(facts["event"]), datetime.fromisoformat(facts["edge_at"])
+        edge_at = edge_at.astimezone(UTC)
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return None
+    return (event_id, edge_at) if 0 < event_id < _IDS_END else None

@@ -19,6 +19,7 @@ _NAME: Final = re.compile(
 _TEMP_SUFFIX: Final = ".tmp"
 _HEADROOM_BYTES: Final = 4_000_000
 """Kept free for the catalog: on a disk filled to the brim no upload could be noted any more."""
+_HEAD_BYTES: Final = 65_539  # the longest first segment
 _HINTS: Final = {
     errno.ENOSPC: "the disk is full: free some space or use a larger card",
     errno.EDQUOT: "the disk quota is used up: free some space",
@@ -143,6 +144,14 @@ class ImageFolder:
     def read(self, name: str) -> bytes:
         """Return a file's bytes. Raises `FileNotFoundError` and other `OSError`."""
         return (self.path / name).read_bytes()
+
+    def head(self, name: str) -> bytes:
+        """Return a file's first bytes, what is before the picture itself; none if it can't be."""
+        try:
+            with (self.path / name).open("rb") as file:
+                return file.read(_HEAD_BYTES)
+        except OSError:
+            return b""
 
     def delete(self, names: Iterable[str]) -> None:
         """Remove files durably; one that is gone already is fine.

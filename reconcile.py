@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from catalog import Catalog
+from exif import event_in
 from image_files import FoundFile, parse_name
 from pending_file import PendingList, export_interval_s
 from pending_file import read as read_pending
-from records import AdoptedFile
+from records import AdoptedFile, to_us
 from worker import Worker
 
 _log = logging.getLogger(__name__)
@@ -63,14 +64,7 @@ class Reconciler(Worker):
             key=lambda file: (file.epoch, file.name),
         )
         adopted = self._adopt(
-            AdoptedFile(
-                name=file.name,
-                camera=file.camera,
-                epoch=file.epoch,
-                size_bytes=file.size_bytes,
-                state=self._fate(file, listed, rebuilding=rebuilding),
-            )
-            for file in self._watch(orphans)
+            self._adoption(file, listed, rebuilding=rebuilding) for file in self._watch(orphans)
         )
         interrupted = self._catalog.fail_interrupted()
         if rebuilding:
@@ -95,12 +89,22 @@ class Reconciler(Worker):
                     self._catalog.mark_found(image_id)
                 if exists or state == "missing":
                     continue
+                state_now = self._state_now(filename)
+                if state_now is None:
+                    continue
                 self._catalog.mark_missing(image_id)
                 missing += 1
-                if state == "pending":
+                if state_now == "pending":
                     _log.error("%s was pending and its file has gone", filename)
             last_id = rows[-1][0]
         return missing
+
+    def _state_now(self, filename: str) -> str | None:
+        """Return a row's present state; `None` when a cleanup has taken it away meanwhile."""
+        try:
+            return self._catalog.image(filename).state
+        except KeyError:
+            return None
 
     def _orphans(self) -> Iterator[FoundFile]:
         """Yield files without a row, a chunk at a time: there may be 700,000 files."""
@@ -118,6 +122,21 @@ class Reconciler(Worker):
                     status = path.stat()
                     modified_s = status.st_mtime
                     yield FoundFile(name, "unknown", int(modified_s), status.st_size, modified_s)
+
+    def _adoption(
+        self, file: FoundFile, listed: PendingList | None, *, rebuilding: bool
+    ) -> AdoptedFile:
+        # After a loss of the database ids begin anew, and there may be very many files.
+        event = None if rebuilding else event_in(self._catalog.folder.head(file.name))
+        return AdoptedFile(
+            name=file.name,
+            camera=file.camera,
+            epoch=file.epoch,
+            size_bytes=file.size_bytes,
+            state=self._fate(file, listed, rebuilding=rebuilding),
+            event_id=event[0] if event else None,
+            edge_us=to_us(event[1]) if event else None,
+        )
 
     def _fate(self, file: FoundFile, listed: PendingList | None, *, rebuilding: bool) -> str:
         """Decide the state of a file without a row.

@@ -87,13 +87,15 @@ class ImageFilter:
 
 @dataclass(frozen=True, slots=True)
 class AdoptedFile:
-    """A file that is to get a row in `state`."""
+    """A file that is to get a row in `state`; the picture itself may tell of which event it is."""
 
     name: str
     camera: str
     epoch: int
     size_bytes: int
     state: str
+    event_id: int | None = None
+    edge_us: int | None = None
 
 
 def to_us(moment: datetime) -> int:

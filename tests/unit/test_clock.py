@@ -301,8 +301,11 @@ def test_nothing_half_corrected_on_a_disk_that_fails(
     assert catalog.image(image.filename).captured_at == NOON
 
 
-def test_a_file_without_a_row_has_the_trust_of_its_event(catalog: Catalog, box: Box) -> None:
+def test_a_file_without_a_row_has_the_trust_of_its_event(tmp_path: Path, box: Box) -> None:
+    catalog = Catalog(storage_config(tmp_path), boot="this boot")
     catalog.begin_event("r1", "gpio", RELEASED_AT, untrusted_s=UPTIME_S)
+    catalog.close()  # the program was ended in the middle of it and starts anew
+    catalog = Catalog(storage_config(tmp_path), boot="this boot")
     epoch = int(RELEASED_AT.timestamp())
     name = f"r1_{epoch}.jpg"
     (catalog.folder.path / name).write_bytes(JPEG)
@@ -310,6 +313,7 @@ def test_a_file_without_a_row_has_the_trust_of_its_event(catalog: Catalog, box: 
     assert catalog.image(name).flags == ("untrusted_clock",)
     settled(catalog, box)
     assert catalog.image(name).captured_at == NOON
+    catalog.close()
 
 
 def test_a_file_of_a_burst_without_a_row_has_the_time_of_the_first(

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from PIL.ExifTags import IFD, Base
 
-from exif import Facts, with_exif
+from exif import Facts, event_in, with_exif
 from frame_decoder import decode_jpeg
 from image_files import jpeg_size
 
@@ -69,3 +69,38 @@ def test_the_scan_is_untouched() -> None:
 def test_what_is_no_jpeg_is_refused() -> None:
     with pytest.raises(ValueError, match="not a JPEG"):
         with_exif(b"GIF89a", facts())
+
+
+def test_a_picture_tells_its_event() -> None:
+    assert event_in(with_exif(picture(), facts())) == (7, EDGE)
+    assert event_in(with_exif(picture(), facts(site_id='{"}\\'))) == (7, EDGE)
+
+
+@pytest.mark.parametrize(
+    "comment",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b"[" * 60_000,
+        b'{"event": 7}',
+        b'{"event": 7, "edge_at": 7}',
+        b'{"event": 7, "edge_at": "yesterday"}',
+        b'{"event": 7, "edge_at": "0001-01-01T00:00:00+14:00"}',
+        b'{"event": null, "edge_at": "2026-01-02T03:04:05Z"}',
+        b'{"event": 1e999, "edge_at": "2026-01-02T03:04:05Z"}',
+        b'{"event": 99999999999999999999, "edge_at": "2026-01-02T03:04:05Z"}',
+        b"\xff\xfe{}",
+    ],
+)
+def test_nonsense_tells_no_event(comment: bytes) -> None:
+    body = b"Exif\0\0ASCII\0\0\0" + comment
+    head = b"\xff\xd8\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body
+    assert event_in(head) is None
+
+
+def test_pictures_of_others_tell_no_event() -> None:
+    assert event_in(picture()) is None
+    assert event_in(b"") is None
+    whole = with_exif(picture(), facts())
+    assert [n for n in range(4, 200) if event_in(whole[:n]) not in (None, (7, EDGE))] == []

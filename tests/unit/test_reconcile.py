@@ -6,14 +6,16 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 import reconcile
-from catalog import Catalog
+from catalog import Catalog, Statements, UnrecordedError
 from config import StorageConfig
+from exif import Facts, with_exif
+from image_files import StorageError
 from pending_file import PendingExporter
 from reconcile import Reconciler
 from records import ImageFilter
@@ -183,6 +185,130 @@ def test_a_file_of_an_interrupted_capture_becomes_its_events(
     assert (image.event_id, image.source, image.state) == (event_id, source, state)
     assert (image.captured_at, image.flags) == (at, ("edge_late",))
     assert catalog.totals().events == {"capturing": 0, "saved": 1, "failed": 0}
+
+
+def interrupt(catalog: Catalog, name: str, at: datetime, source: str = "gpio") -> int:
+    """Leave a picture as a capture does that ends between file and row; return its event."""
+    event_id = catalog.begin_event("r1", source, at)
+    facts = Facts(at, 0.0, "gate-1", "r1", event_id)
+    (catalog.folder.path / name).write_bytes(with_exif(JPEG, facts))
+    return event_id
+
+
+def test_each_file_of_one_second_becomes_its_own_events(
+    config: StorageConfig, reopen: Callable[[], Catalog]
+) -> None:
+    """Two runs were killed within a second: the first before there was a picture."""
+    catalog = reopen()
+    without = catalog.begin_event("r1", "test", NOON)
+    real = interrupt(catalog, f"r1_{EPOCH}.jpg", NOON + timedelta(milliseconds=300))
+    catalog = reopen()
+    run(catalog, config)
+    image = catalog.image(f"r1_{EPOCH}.jpg")
+    assert (image.event_id, image.source, image.state) == (real, "gpio", "pending")
+    assert image.captured_at == NOON + timedelta(milliseconds=300)
+    states_of_events = {event.id: event.state for event in catalog.events(None, limit=5)}
+    assert states_of_events == {without: "failed", real: "saved"}
+
+
+def test_a_bursts_later_picture_becomes_its_events(
+    config: StorageConfig, reopen: Callable[[], Catalog]
+) -> None:
+    catalog = reopen()
+    first = save(catalog, source="test", state="skipped")
+    assert first.event_id is not None
+    facts = Facts(NOON, 200.0, "gate-1", "r1", first.event_id)
+    (catalog.folder.path / f"r1_{EPOCH}_b1.jpg").write_bytes(with_exif(JPEG, facts))
+    catalog = reopen()
+    run(catalog, config)
+    second = catalog.image(f"r1_{EPOCH}_b1.jpg")
+    assert (second.event_id, second.source, second.state) == (first.event_id, "test", "skipped")
+    assert catalog.totals().events == {"capturing": 0, "saved": 1, "failed": 0}
+
+
+def test_a_file_without_a_row_is_not_taken_for_the_capture_of_its_second(
+    config: StorageConfig, reopen: Callable[[], Catalog], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a restart without a clock of its own the same second can come again."""
+    catalog = reopen()
+    left = interrupt(catalog, f"r1_{EPOCH}.jpg", NOON)
+    catalog = reopen()
+    running = catalog.begin_event("r1", "gpio", NOON)
+    real_commit = catalog._commit
+
+    def reconcile_first(statements: Statements) -> None:
+        monkeypatch.setattr(catalog, "_commit", real_commit)
+        run(catalog, config)
+        assert catalog.image(f"r1_{EPOCH}.jpg").event_id == left
+        assert not catalog.has_row(f"r1_{EPOCH}_2.jpg")
+        real_commit(statements)
+
+    monkeypatch.setattr(catalog, "_commit", reconcile_first)
+    image = catalog.save(running, shot(), state="pending")
+    assert (image.filename, image.event_id) == (f"r1_{EPOCH}_2.jpg", running)
+    assert catalog.totals().events == {"capturing": 0, "saved": 2, "failed": 0}
+
+
+def test_a_file_of_nobody_does_not_end_a_running_capture(
+    config: StorageConfig, reopen: Callable[[], Catalog]
+) -> None:
+    catalog = reopen()
+    put(catalog, f"r1_{EPOCH}.jpg")
+    running = catalog.begin_event("r1", "test", NOON)
+    run(catalog, config)
+    image = catalog.image(f"r1_{EPOCH}.jpg")
+    assert (image.event_id, image.state) == (None, "pending")
+    assert catalog.totals().events == {"capturing": 1, "saved": 0, "failed": 0}
+    assert catalog.save(running, shot(), state="skipped").event_id == running
+
+
+def test_a_file_whose_row_waits_for_the_disk_stays_its_events(
+    config: StorageConfig, reopen: Callable[[], Catalog], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog = reopen()
+    event_id = catalog.begin_event("r1", "test", NOON)
+    real_commit = catalog._commit
+
+    def fail(_: Statements) -> None:
+        raise StorageError("the disk is full", full=True)
+
+    monkeypatch.setattr(catalog, "_commit", fail)
+    with pytest.raises(UnrecordedError):
+        catalog.save(event_id, shot(), state="skipped")
+    run(catalog, config)
+    monkeypatch.setattr(catalog, "_commit", real_commit)
+    catalog.record_unrecorded()
+    image = catalog.image(f"r1_{EPOCH}.jpg")
+    assert (image.event_id, image.state, image.offset_ms) == (event_id, "skipped", 12.5)
+
+
+@pytest.mark.parametrize("is_deleted", [True, False])
+def test_what_was_sent_and_deleted_meanwhile_was_not_pending(
+    config: StorageConfig,
+    reopen: Callable[[], Catalog],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    is_deleted: bool,
+) -> None:
+    """Uploads and a cleanup go on beside the look at the rows."""
+    catalog = reopen()
+    image = save(catalog)
+    real_filenames = catalog.filenames
+
+    def filenames(after_id: int, limit: int) -> list[tuple[int, str, str]]:
+        found = real_filenames(after_id, limit)
+        if found:
+            catalog.mark_uploaded(image.id, None)
+            catalog.folder.delete([image.filename])
+            if is_deleted:
+                catalog.delete([image])
+        return found
+
+    monkeypatch.setattr(catalog, "filenames", filenames)
+    run(catalog, config)
+    assert "was pending" not in caplog.text
+    assert states(catalog) == ({} if is_deleted else {image.filename: "missing"})
 
 
 def test_interrupted_captures_fail_but_not_running_ones(
