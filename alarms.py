@@ -47,7 +47,10 @@ class Situation:
     unknown: int
     disk_low: bool
     nothing_left_to_delete: bool
-    unrecorded: int
+    write_error: str | None
+    """Why the last attempt to write failed."""
+    slow_save_s: float | None
+    """How long the last picture took to save, if that was too long."""
     clock_synchronized: bool | None
     env_file_exposed: bool
     default_password: bool = False
@@ -153,10 +156,13 @@ def _upload(now: Situation) -> list[Alert]:
 
 def _storage(now: Situation) -> list[Alert]:
     found = []
-    if now.unrecorded:
-        text = "the storage can't be written"
-        hint = "Check the card: full, worn out or read-only. Captures may fail."
+    if now.write_error is not None:
+        text = f"the storage can't be written: {now.write_error}"
+        hint = "New photos may be lost until that is solved."
         found.append(Alert("storage_error", "error", text, hint))
+    elif now.slow_save_s is not None:
+        text = f"the disk is slow: the last photo took {now.slow_save_s:.0f} s to save"
+        found.append(Alert("storage_error", "warning", text, "The card may be wearing out."))
     if now.nothing_left_to_delete:
         text = "the disk is nearly full of images that are not uploaded yet"
         found.append(Alert("storage_full", "error", text, "Restore the upload or free some space."))

@@ -10,10 +10,10 @@ import hashlib
 import logging
 import re
 import sqlite3
-import threading
-from collections import deque
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -36,18 +36,17 @@ from records import (
     join_flags,
     to_us,
 )
+from unrecorded import Statements, Unrecorded
 
 _log = logging.getLogger(__name__)
 
 CATALOG_NAME: Final = "catalog.sqlite3"
 _ADOPTED_IDS_END: Final = 1_000_000_000  # ids below are for images found by a rebuild
+SLOW_SAVE_S: Final = 2.0  # for a picture; a good card takes a tenth of a second
 _HOUR_US: Final = 3_600_000_000
 _INSANE_WAIT_US: Final = 4 * 3600 * 1_000_000  # longer than any wait: the clock was set back
-_UNRECORDED_LIMIT: Final = 10_000
 _PLAUSIBLE_S: Final = 1_325_376_000  # 2012, the first Raspberry Pi; a lost clock says 1970 or 2000
 _BURST: Final = re.compile(r"_b\d{1,3}\.jpg$", re.ASCII)
-
-Statements = list[tuple[str, tuple[object, ...]]]
 
 
 class LockedError(Exception):
@@ -87,11 +86,13 @@ class Catalog:
         self.thumbnails = storage.state_dir / "thumbnails"
         self.pending_version = 0
         """Grows with every change of what is pending."""
+        self.last_save_s = 0.0
+        """How long the last picture took to become durable."""
         self._boot = boot or boot_id()
         self._being_saved: dict[tuple[int, int], str] = {}
         """File names without a row yet, by event and number in its burst."""
-        self._unrecorded: deque[Statements] = deque(maxlen=_UNRECORDED_LIMIT)
-        self._recording = threading.Lock()
+        self._unrecorded = Unrecorded()
+        self._deleting: dict[int, Image] = {}
         self.former: Path | None = None
         """Where the database was put that was set aside."""
         if not to_read:
@@ -99,14 +100,18 @@ class Catalog:
         elif not path.exists():
             raise StorageError(f"there is no catalog in {self.state_dir}: start the daemon first")
         self._lock = FolderLock(storage.state_dir / "lock")
-        if as_owner and not self._lock.acquire():
-            raise LockedError(
-                f"process {self._lock.owner()} already works on {storage.image_dir}: stop it first"
-            )
         try:
+            if as_owner and not self._lock.acquire():
+                raise LockedError(
+                    f"process {self._lock.owner()} already works on {storage.image_dir}:"
+                    " stop it first"
+                )
             if anew:
                 self._set_aside(path, "replaced")
             self._db = self._open(path, as_owner=as_owner)
+        except OSError as error:
+            self._lock.release()
+            raise StorageError.of(error, f"cannot use {self.state_dir}") from error
         except BaseException:
             self._lock.release()
             raise
@@ -116,8 +121,8 @@ class Catalog:
 
     def _create_folders(self) -> None:
         self.folder.create()
+        ImageFolder(self.state_dir).create()
         try:
-            self.state_dir.mkdir(parents=True, exist_ok=True)
             self.state_dir.chmod(0o700)
             self.thumbnails.mkdir(exist_ok=True)
         except OSError as error:
@@ -166,6 +171,29 @@ class Catalog:
         """Tell whether the database proved damaged while running."""
         return self._db.damaged
 
+    @property
+    def write_error(self) -> str | None:
+        """Return why the last attempt to write failed; `None` when it did not."""
+        return self.folder.write_error or self._db.write_error
+
+    def check_writing(self) -> None:
+        """Try whether writing works again, or no longer, without wearing out a card that is well.
+
+        Raises:
+            StorageError: it does not work.
+        """
+        if self.write_error or self.folder.is_read_only():
+            self.folder.probe()
+            with self._db.transaction() as sql:
+                sql.execute("INSERT OR REPLACE INTO meta VALUES ('probe', '1')")
+
+    def disk_usage(self) -> tuple[int, int]:
+        """Return the free and the total bytes of the images' file system."""
+        try:
+            return self.folder.disk_usage()
+        except OSError as error:
+            raise StorageError.of(error, "cannot read the free space") from error
+
     # Events and images come to be.
 
     def begin_event(
@@ -213,21 +241,21 @@ class Catalog:
         *,
         untrusted_s: float | None = None,
     ) -> None:
-        """Record a failed event for an edge that could not be committed, once it can be."""
+        """Record a failed event for an edge that could not be committed, with the next write.
+
+        Touches no disk, since a slow one must not keep an edge's thread waiting.
+        """
         sql = (
             "INSERT INTO events (camera, source, edge_us, state, reason)"
             " VALUES (?, ?, ?, 'failed', ?)"
         )
         insert = (sql, (camera, source, to_us(edge_at), reason))
-        self._record_soon([insert, *self._note_untrusted(untrusted_s)])
+        self._unrecorded.keep([insert, *self._note_untrusted(untrusted_s)])
 
     def record_unrecorded(self) -> None:
         """Write what could not be written before; called again until it works."""
-        with self._recording:
-            while self._unrecorded:
-                self._commit(self._unrecorded[0])
-                self._unrecorded.popleft()
-                self._pending_changed()
+        if self._unrecorded.record(self._commit):
+            self._pending_changed()
 
     @property
     def unrecorded(self) -> int:
@@ -251,6 +279,7 @@ class Catalog:
         Raises:
             UnrecordedError: the file is in place, its row follows by itself.
         """
+        started_s = time.monotonic()
         event = self._db.query("SELECT * FROM events WHERE id = ?", (event_id,))[0]
         epoch = event["edge_us"] // 1_000_000
 
@@ -279,7 +308,7 @@ class Catalog:
             try:
                 self._commit([insert, end])
             except StorageError as error:
-                self._unrecorded.append([insert, end])
+                self._unrecorded.keep([insert, end])
                 raise UnrecordedError(str(error), full=error.full) from error
         except UnrecordedError:
             raise  # the file stays this event's until the row is there
@@ -287,8 +316,10 @@ class Catalog:
             self._being_saved.pop((event_id, burst), None)
             raise
         del self._being_saved[event_id, burst]
-        with suppress(OSError):  # it can be made again, the picture can't
-            (self.thumbnails / name).write_bytes(shot.thumbnail)
+        self.last_save_s = time.monotonic() - started_s
+        if self.last_save_s >= SLOW_SAVE_S:
+            _log.warning("saving %s took %.1f s: the disk is slow", name, self.last_save_s)
+        self._write_thumbnail(name, shot.thumbnail)
         self._pending_changed()
         return self.image(name)
 
@@ -296,12 +327,23 @@ class Catalog:
         """Tell whether a file is of a capture of this run whose row is not committed yet."""
         return filename in list(self._being_saved.values())
 
-    def _record_soon(self, statements: Statements) -> None:
-        self._unrecorded.append(statements)
+    def _write_thumbnail(self, name: str, thumbnail: bytes) -> None:
+        path = self.thumbnails / name
+        try:
+            path.write_bytes(thumbnail)
+        except OSError:  # the gallery does without, but not with a torn one
+            with suppress(OSError):
+                path.unlink()
+
+    def _record_soon(
+        self, statements: Statements, image_id: int | None = None, state: str = ""
+    ) -> None:
+        self._unrecorded.keep(statements, image_id, state)
         try:
             self.record_unrecorded()
         except StorageError as error:
             _log.error("%s; trying again later", error)
+        self._pending_changed()
 
     def _commit(self, statements: Statements) -> None:
         with self._db.transaction() as sql:
@@ -348,17 +390,13 @@ class Catalog:
         )[0]
         if earliest is None or (earliest > now_us and latest <= insane_us):
             return []
-        return self._images(
-            "INDEXED BY images_pending WHERE state = 'pending'"
-            " AND (next_attempt_us <= ? OR next_attempt_us > ?) ORDER BY id LIMIT ?",
-            (now_us, insane_us, limit),
+        return self._pending(
+            "AND (next_attempt_us <= ? OR next_attempt_us > ?)", (now_us, insane_us), limit
         )
 
     def oldest_pending(self, limit: int = 1, after_id: int = -1) -> list[Image]:
         """Return pending images by age, whether they are due or not."""
-        return self._images(
-            "WHERE state = 'pending' AND id > ? ORDER BY id LIMIT ?", (after_id, limit)
-        )
+        return self._pending("AND id > ?", (after_id,), limit)
 
     def next_attempt_at(self, now: datetime) -> datetime | None:
         """Return when the next waiting image becomes due."""
@@ -369,11 +407,16 @@ class Catalog:
         )
         return None if rows[0][0] is None else from_us(rows[0][0])
 
+    def check_room_to_note(self) -> None:
+        """Raise `StorageError` when what becomes of an image could not even be kept in memory."""
+        self._unrecorded.check_room()
+
     def mark_uploaded(self, image_id: int, location: str | None) -> None:
-        """Note that the server has the image."""
-        self._update(
+        """Note that the server has the image, now or once that can be written."""
+        self._note(
             image_id,
-            "state = 'uploaded', attempts = attempts + 1, last_error = NULL, wait_for = NULL,"
+            "uploaded",
+            "attempts = attempts + 1, last_error = NULL, wait_for = NULL,"
             " uploaded_us = ?, remote_location = ?",
             (to_us(datetime.now(UTC)), location),
         )
@@ -389,14 +432,12 @@ class Catalog:
         )
 
     def mark_rejected(self, image_id: int, error: str) -> None:
-        """Note that the server refuses this very image."""
-        self._update(
-            image_id, "state = 'rejected', attempts = attempts + 1, last_error = ?", (error,)
-        )
+        """Note that the server refuses this very image, now or once that can be written."""
+        self._note(image_id, "rejected", "attempts = attempts + 1, last_error = ?", (error,))
 
     def mark_missing(self, image_id: int) -> None:
-        """Note that the row's file has gone."""
-        self._update(image_id, "state = 'missing', last_error = 'the file has gone'", ())
+        """Note that the row's file has gone, now or once that can be written."""
+        self._note(image_id, "missing", "last_error = ?", ("the file has gone",))
 
     def mark_found(self, image_id: int) -> None:
         """Note that a missing file is back: sent, never to be sent, or still to be sent."""
@@ -407,12 +448,13 @@ class Catalog:
             (),
         )
 
-    def note_sha256(self, image_id: int, jpeg: bytes) -> str:
+    def with_sha256(self, image: Image, jpeg: bytes) -> Image:
         """Complete the row of an adopted file, whose content was never read before."""
         sha256 = hashlib.sha256(jpeg).hexdigest()
         width, height = jpeg_size(jpeg) or (None, None)
-        self._update(image_id, "sha256 = ?, width = ?, height = ?", (sha256, width, height))
-        return sha256
+        with suppress(StorageError):  # it is found again, as often as needed
+            self._update(image.id, "sha256 = ?, width = ?, height = ?", (sha256, width, height))
+        return replace(image, sha256=sha256, width=width, height=height)
 
     def end_connection_waits(self) -> None:
         """Make images due that wait only because the server could not be reached."""
@@ -428,6 +470,7 @@ class Catalog:
 
         Returns the number of images. Test images are never among them.
         """
+        self.record_unrecorded()
         with self._db.transaction() as sql:
             changed = sql.execute(
                 "UPDATE images SET state = 'pending', next_attempt_us = 0, wait_for = NULL"
@@ -530,6 +573,23 @@ class Catalog:
         images = sum(by_state.values()) - by_state["missing"]
         return Totals(images, size_bytes, by_state, events)
 
+    def saved_between(self, since: datetime, until: datetime) -> tuple[int, datetime | None]:
+        """Return how many images have an edge in that time, and when the first one was."""
+        row = self._db.query(
+            "SELECT count(*), min(edge_us) FROM images WHERE edge_us > ? AND edge_us <= ?",
+            (to_us(since), to_us(until)),
+        )[0]
+        return int(row[0]), None if row[1] is None else from_us(row[1])
+
+    def has_between(self, since: datetime, until: datetime, states: Sequence[str]) -> bool:
+        """Tell whether an image of `states` has an edge in that time."""
+        marks = ", ".join("?" * len(states))
+        sql = (
+            f"SELECT 1 FROM images WHERE state IN ({marks})"  # noqa: S608
+            " AND edge_us > ? AND edge_us <= ? LIMIT 1"
+        )
+        return bool(self._db.query(sql, (*states, to_us(since), to_us(until))))
+
     def newest_image_at(self) -> datetime | None:
         """Return the latest edge time of an image whose clock was right."""
         rows = self._db.query(
@@ -562,15 +622,23 @@ class Catalog:
         return self._images("WHERE state IN ('uploaded', 'skipped') ORDER BY id LIMIT ?", (limit,))
 
     def delete(self, images: Iterable[Image]) -> None:
-        """Delete files, then rows."""
+        """Delete files, then rows; what fails midway is ended by `finish_deleting`."""
         images = list(images)
+        self._deleting.update({image.id: image for image in images})
         self.folder.delete([image.filename for image in images])
         for image in images:
             with suppress(OSError):
                 (self.thumbnails / image.filename).unlink(missing_ok=True)
         with self._db.transaction() as sql:
             sql.executemany("DELETE FROM images WHERE id = ?", [(image.id,) for image in images])
+        for image in images:
+            self._deleting.pop(image.id, None)
         self._pending_changed()
+
+    def finish_deleting(self) -> None:
+        """End deletions that failed midway: no row is to stay whose file has gone."""
+        if self._deleting:
+            self.delete(list(self._deleting.values()))
 
     def delete_events(self, before: datetime) -> int:
         """Delete ended events before `before` that have no image any more; return how many.
@@ -704,6 +772,12 @@ class Catalog:
     def _pending_changed(self) -> None:
         self.pending_version += 1
 
+    def _note(
+        self, image_id: int, state: str, assignments: str, parameters: tuple[object, ...]
+    ) -> None:
+        sql = f"UPDATE images SET state = ?, {assignments} WHERE id = ?"  # noqa: S608
+        self._record_soon([(sql, (state, *parameters, image_id))], image_id, state)
+
     def _update(self, image_id: int, assignments: str, parameters: tuple[object, ...]) -> None:
         with self._db.transaction() as sql:
             sql.execute(f"UPDATE images SET {assignments} WHERE id = ?", (*parameters, image_id))  # noqa: S608
@@ -711,7 +785,18 @@ class Catalog:
 
     def _images(self, clause: str, parameters: tuple[object, ...]) -> list[Image]:
         rows = self._db.query(f"SELECT * FROM images {clause}", parameters)  # noqa: S608
-        return [image_of(row) for row in rows]
+        images = [image_of(row) for row in rows]
+        if states := dict(self._unrecorded.states):
+            return [replace(i, state=states.get(i.id, i.state)) for i in images]
+        return images
+
+    def _pending(self, condition: str, parameters: tuple[object, ...], limit: int) -> list[Image]:
+        rows = limit + len(self._unrecorded.states)  # some of them may be pending no more
+        images = self._images(
+            f"INDEXED BY images_pending WHERE state = 'pending' {condition} ORDER BY id LIMIT ?",
+            (*parameters, rows),
+        )
+        return [image for image in images if image.state == "pending"][:limit]
 
 
 def _where(which: ImageFilter) -> tuple[list[str], list[object]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -108,6 +109,11 @@ CREATE INDEX IF NOT EXISTS images_by_state_and_edge ON images (state, edge_us, c
 CREATE INDEX IF NOT EXISTS images_due ON images (next_attempt_us) WHERE state = 'pending';
 """
 _DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_ERRNO: Final = {
+    sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_READONLY: errno.EROFS,
+    sqlite3.SQLITE_IOERR: errno.EIO,
+}
 _FULLY_CHECKED_BYTES: Final = 64_000_000  # a larger file would delay the start
 
 
@@ -127,6 +133,9 @@ class Database:
         self._local = threading.local()
         self._readers: list[sqlite3.Connection] = []
         self._opened = False
+        self._damaged = False
+        self.write_error: str | None = None
+        """Why the last transaction failed; `None` when it did not."""
         self._damage_mark = _damage_mark(path)
         if self._damage_mark.exists():
             raise DamagedError("damage was met while running")
@@ -176,11 +185,15 @@ class Database:
             found = self._writer.execute("PRAGMA quick_check(1)").fetchone()[0]
             if found != "ok":
                 raise DamagedError(found)
+        # SQLite opens a file read-only, without a word, when it can't be opened for writing just
+        # now, and would never try again: better to know it at once.
+        with self.transaction() as sql:
+            sql.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
 
     @property
     def damaged(self) -> bool:
         """Tell whether damage was met while running: the next start sets the file aside."""
-        return self._opened and self._damage_mark.exists()
+        return self._damaged or (self._opened and self._damage_mark.exists())
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -191,15 +204,23 @@ class Database:
         """
         with self._writing:
             try:
+                self._roll_back()  # what could not be rolled back when it failed
                 self._writer.execute("BEGIN IMMEDIATE")
                 yield self._writer
                 self._writer.execute("COMMIT")
             except BaseException as error:
-                if self._writer.in_transaction:
-                    self._writer.execute("ROLLBACK")
+                with suppress(sqlite3.DatabaseError):
+                    self._roll_back()
                 if isinstance(error, sqlite3.DatabaseError):
-                    raise self._failure(error) from error
+                    failure = self._failure(error)
+                    self.write_error = str(failure)
+                    raise failure from error
                 raise
+            self.write_error = None
+
+    def _roll_back(self) -> None:
+        if self._writer.in_transaction:
+            self._writer.execute("ROLLBACK")
 
     def query(self, sql: str, parameters: tuple[object, ...] = ()) -> list[sqlite3.Row]:
         """Read on the calling thread's own connection.
@@ -227,11 +248,13 @@ class Database:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in _DAMAGE:
             if self._opened:
-                self._damage_mark.touch()
+                self._damaged = True
+                with suppress(OSError):  # without the mark the next start has to find it itself
+                    self._damage_mark.touch()
             return DamagedError(str(error))
-        full = code == sqlite3.SQLITE_FULL
-        hint = "the disk is full" if full else str(error)
-        return StorageError(f"the catalog can't be used: {hint}", full=full)
+        if code in _ERRNO:
+            return StorageError.of(OSError(_ERRNO[code], str(error)), "the catalog can't be used")
+        return StorageError(f"the catalog can't be used: {error}")
 
 
 def set_aside(path: Path, suffix: str) -> Path:
@@ -264,9 +287,10 @@ class FolderLock:
         except BlockingIOError:
             os.close(descriptor)
             return False
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
         self._descriptor = descriptor
+        with suppress(OSError):  # the lock holds without the note of who has it
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"{os.getpid()}\n".encode())
         return True
 
     def owner(self) -> str:

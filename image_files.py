@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -20,10 +20,12 @@ _TEMP_SUFFIX: Final = ".tmp"
 _HEADROOM_BYTES: Final = 4_000_000
 """Kept free for the catalog: on a disk filled to the brim no upload could be noted any more."""
 _HEAD_BYTES: Final = 65_539  # the longest first segment
+_PROBED_BYTES: Final = 4_000_000
+"""Free beyond that before a full disk counts as writable again: a picture or two must fit."""
 _HINTS: Final = {
     errno.ENOSPC: "the disk is full: free some space or use a larger card",
     errno.EDQUOT: "the disk quota is used up: free some space",
-    errno.EROFS: "the file system is read-only: the card may be worn out or was not unmounted well",
+    errno.EROFS: "the file system is read-only: restart; if it comes back, replace the card",
     errno.EACCES: "no permission: give the folder to the user who runs this program",
     errno.EPERM: "no permission: give the folder to the user who runs this program",
     errno.EIO: "the disk reports an I/O error: replace the card",
@@ -67,6 +69,8 @@ class ImageFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.write_error: str | None = None
+        """Why the last attempt to write or delete failed; `None` when it did not."""
 
     def create(self) -> None:
         """Make the folder and prove that it can be written to.
@@ -74,15 +78,48 @@ class ImageFolder:
         Raises:
             StorageError: it can't.
         """
-        probe = self.path / f".probe{_TEMP_SUFFIX}"
-        try:
+        with self._writing(f"cannot write to {self.path}"):
             self.path.mkdir(parents=True, exist_ok=True)
-            with probe.open("wb") as file:
-                file.write(b"probe")
-                os.fsync(file.fileno())
-            probe.unlink(missing_ok=True)
+            self._write_probe()
+
+    def probe(self) -> None:
+        """Prove that a picture could be saved.
+
+        Raises:
+            StorageError: it can't.
+        """
+        with self._writing(f"cannot write to {self.path}"):
+            self._check_room(_PROBED_BYTES)
+            self._write_probe()
+
+    @contextmanager
+    def _writing(self, failing: str) -> Iterator[None]:
+        """Turn a system error into a `StorageError`, and remember whether writing works."""
+        try:
+            yield
         except OSError as error:
-            raise StorageError.of(error, f"cannot write to {self.path}") from error
+            failure = StorageError.of(error, failing)
+            self.write_error = str(failure)
+            raise failure from error
+        self.write_error = None
+
+    def _check_room(self, size_bytes: int) -> None:
+        if self.disk_usage()[0] < size_bytes + _HEADROOM_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _write_probe(self) -> None:
+        probe = self.path / f".probe{_TEMP_SUFFIX}"
+        with probe.open("wb") as file:
+            file.write(b"probe")
+            file.flush()
+            os.fsync(file.fileno())
+        probe.unlink(missing_ok=True)
+
+    def is_read_only(self) -> bool:
+        """Tell whether the file system is mounted read-only, without touching the disk."""
+        with suppress(OSError):
+            return bool(os.statvfs(self.path).f_flag & os.ST_RDONLY)
+        return False
 
     def write(self, stem: str, jpeg: bytes, taken: Callable[[str], bool], burst: int = 0) -> str:
         """Put `jpeg` durably under `stem`.jpg, or the next free `stem`_N.jpg; return the name.
@@ -92,22 +129,20 @@ class ImageFolder:
         `taken` tells of names that are in use without a file.
 
         Raises:
-            StorageError: nothing was written, no file was left behind.
+            StorageError: nothing was written; a file that can't even be removed again is left to
+                the next start.
         """
         for number in count(1):
             if burst:
                 name = f"{stem}_b{burst + number - 1}.jpg"
             else:
                 name = f"{stem}.jpg" if number == 1 else f"{stem}_{number}.jpg"
-            if (self.path / name).exists() or taken(name):
-                continue
-            try:
-                if self.disk_usage()[0] < len(jpeg) + _HEADROOM_BYTES:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            with self._writing(f"cannot save {name}"):
+                if (self.path / name).exists() or taken(name):
+                    continue
+                self._check_room(len(jpeg))
                 if self._write_claimed(name, jpeg):
                     return name
-            except OSError as error:
-                raise StorageError.of(error, f"cannot save {name}") from error
         raise AssertionError("unreachable")
 
     def _write_claimed(self, name: str, jpeg: bytes) -> bool:
@@ -130,7 +165,12 @@ class ImageFolder:
             with suppress(OSError):
                 temp.unlink()
             raise
-        self.sync()
+        try:
+            self.sync()
+        except BaseException:  # the name may not survive a power cut: the picture is not safe
+            with suppress(OSError):
+                final.unlink()
+            raise
         return True
 
     def sync(self) -> None:
@@ -159,12 +199,10 @@ class ImageFolder:
         Raises:
             StorageError: some may be left.
         """
-        try:
+        with self._writing("cannot delete images"):
             for name in names:
                 (self.path / name).unlink(missing_ok=True)
             self.sync()
-        except OSError as error:
-            raise StorageError.of(error, "cannot delete images") from error
 
     def scan(self) -> Iterator[FoundFile]:
         """Yield every image file in the folder, in no order."""

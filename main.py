@@ -149,6 +149,7 @@ class Daemon:
             workers=self._workers,
             clock_synchronized=self._clock_synchronized,
             default_password=lambda: self._config.web.auth_enabled and self._passwords.is_default,
+            list_error=lambda: self._exporter.write_error,
         )
         web = self._config.web
         site = Site(
@@ -269,6 +270,29 @@ class _RedactingFormatter(logging.Formatter):
         return text
 
 
+class _LogFile(RotatingFileHandler):
+    """Write to a rotated file; say once when that fails, and go on by itself when it works."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES, encoding="utf-8")
+        self._failing = False
+        self._failed = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        self._failed = False
+        super().emit(record)
+        self._failing = self._failed
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say why a line could not be written, instead of a traceback for each."""
+        self._failed = True
+        if not self._failing:
+            print(f"cannot write {self.baseFilename}: {sys.exc_info()[1]}", file=sys.stderr)
+        if self.stream is not None and self.stream.closed:  # else it would never be opened again
+            self.stream = None
+
+
 def set_up_logging(config: Config, *, to_file: bool) -> None:
     """Log to the console and, rotated, to `LOG_FILE`."""
     handlers: list[logging.Handler] = [logging.StreamHandler()]
@@ -277,11 +301,7 @@ def set_up_logging(config: Config, *, to_file: bool) -> None:
         path = config.site.log_file
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handlers.append(
-                RotatingFileHandler(
-                    path, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES, encoding="utf-8"
-                )
-            )
+            handlers.append(_LogFile(path))
         except OSError as error:
             failure = f"cannot write {path}: {error.strerror}"
     for handler in handlers:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from catalog import Catalog
-from image_files import write_durably
+from image_files import StorageError, write_durably
 from records import Image, iso
 from worker import Worker
 
@@ -44,6 +44,8 @@ class PendingExporter(Worker):
         self._path = path
         self._allowed = False
         self._written_version: int | None = None
+        self.write_error: str | None = None
+        """Why the last attempt to write the file failed; `None` when it did not."""
         self._interval_s = _MIN_INTERVAL_S
 
     def allow(self) -> None:
@@ -58,7 +60,10 @@ class PendingExporter(Worker):
 
     def close(self) -> None:
         """Write the last state."""
-        self.export()
+        try:
+            self.export()
+        except StorageError as error:
+            _log.error("%s not brought up to date: %s", self._path.name, error)
 
     def export(self) -> None:
         """Write the file if it is not up to date."""
@@ -69,9 +74,15 @@ class PendingExporter(Worker):
         try:
             write_durably(self._path, _json_array(_entries(self._catalog)))
         except OSError as error:
-            _log.error("cannot write %s: %s", self._path, error.strerror)
-        else:
-            self._written_version = version
+            failure = str(StorageError.of(error, f"cannot write {self._path.name}"))
+            if self.write_error is None:
+                _log.error("%s", failure)
+            self.write_error = failure
+            return
+        self._written_version = version
+        if self.write_error is not None:
+            _log.info("%s can be written again", self._path.name)
+            self.write_error = None
 
 
 def export_interval_s(entries: int) -> float:

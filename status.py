@@ -8,11 +8,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from alarms import Alert, CameraView, Situation, alerts, since_words, verdict
-from catalog import Catalog
+from catalog import SLOW_SAVE_S, Catalog
 from cleanup_service import CleanupService
 from clock import is_synchronized
 from config import Config
 from gpio_service import GpioService
+from image_files import StorageError
 from records import ImageFilter, iso
 from rtsp_stream import CameraStream, StreamStatus
 from stats import Stats
@@ -39,6 +40,7 @@ class SystemStatus:
         workers: Callable[[], Sequence[Worker]],
         clock_synchronized: Callable[[], bool | None] = is_synchronized,
         default_password: Callable[[], bool] = lambda: False,
+        list_error: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._config = config
         self._catalog = catalog
@@ -50,6 +52,7 @@ class SystemStatus:
         self._workers = workers
         self._clock_synchronized = clock_synchronized
         self._default_password = default_password
+        self._list_error = list_error
         self._names = {camera.key: camera.name for camera in config.cameras}
         self._started_at = datetime.now(UTC)
         self._started_s = time.monotonic()
@@ -80,7 +83,8 @@ class SystemStatus:
             unknown=totals.by_state["unknown"],
             disk_low=storage["disk_free_bytes"] < self._config.storage.min_free_disk_bytes,
             nothing_left_to_delete=self._cleanup.nothing_left_to_delete,
-            unrecorded=self._catalog.unrecorded,
+            write_error=self._catalog.write_error or self._list_error(),
+            slow_save_s=save_s if (save_s := self._catalog.last_save_s) >= SLOW_SAVE_S else None,
             clock_synchronized=clock_synchronized,
             env_file_exposed=self._config.env_file_exposed,
             default_password=self._default_password(),
@@ -175,7 +179,10 @@ class SystemStatus:
         """Return ok, degraded, starting or failing."""
         if not all(worker.is_alive() for worker in self._workers()):
             return "failing"
-        level = self.status()["verdict"]["level"]
+        try:
+            level = self.status()["verdict"]["level"]
+        except StorageError:  # what can be said without the catalog is said at /api/status
+            return "degraded"
         return {"ok": "ok", "starting": "starting"}.get(level, "degraded")
 
     def _camera(self, key: str, status: StreamStatus | None) -> Document:
@@ -197,7 +204,7 @@ class SystemStatus:
         }
 
     def _storage(self, images: int, size_bytes: int) -> Document:
-        free, total = self._catalog.folder.disk_usage()
+        free, total = self._catalog.disk_usage()
         return {
             "images": images,
             "bytes": size_bytes,

@@ -145,8 +145,6 @@ class Sender:
         self._stats = stats
         self._line = line
         self.claims = claims
-        self._delivered: dict[int, Delivered] = {}
-        """What the server took although that could not be written down yet."""
 
     def send(
         self, target: UploadTarget, image: Image, *, replay: bool, probe: bool = False
@@ -175,13 +173,10 @@ class Sender:
         if jpeg is None:
             return None
         if image.sha256 is None:
-            self._catalog.note_sha256(image.id, jpeg)
-            image = self._catalog.image(image.filename)
-        outcome = self._delivered.get(image.id) or target.send(image, jpeg, replay=replay)
-        if isinstance(outcome, Delivered):
-            self._delivered[image.id] = outcome
+            image = self._catalog.with_sha256(image, jpeg)
+        self._catalog.check_room_to_note()
+        outcome = target.send(image, jpeg, replay=replay)
         self._write_down(image, outcome)
-        self._delivered.pop(image.id, None)
         return outcome
 
     def _read(self, image: Image) -> bytes | None:
@@ -191,8 +186,14 @@ class Sender:
             _log.error("%s was pending and its file has gone", image.filename)
             self._catalog.mark_missing(image.id)
             return None
-        except OSError as error:
-            raise StorageError.of(error, f"cannot read {image.filename}") from error
+        except OSError as error:  # one bad block must not hold up the others
+            reason = str(StorageError.of(error, "cannot read the file"))
+            wait_s = backoff_s(image.attempts + 1)
+            due_at = datetime.now(UTC) + timedelta(seconds=wait_s)
+            self._catalog.mark_waiting(image.id, reason, due_at, "file")
+            self._stats.count_failed_attempt()
+            _log.error("%s not uploaded: %s; next try in %.0f s", image.filename, reason, wait_s)
+            return None
 
     def _write_down(self, image: Image, outcome: Outcome) -> None:
         self._note_line(outcome)

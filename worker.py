@@ -98,7 +98,7 @@ class Worker:
             self.failures += 1
             if self.failures == 1:
                 _log.exception("%s failed; trying again", self.name)
-            else:
+            elif self.failures.bit_count() == 1:  # 2, 4, 8, ...: it may go on for days
                 _log.warning("%s failed again (%d times): %s", self.name, self.failures, error)
             return min(_BACKOFF_CAP_S, _BACKOFF_START_S * 2.0 ** min(self.failures - 1, 10))
         if self.failures:

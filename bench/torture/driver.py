@@ -22,7 +22,6 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from select import select
 from types import TracebackType
@@ -33,6 +32,7 @@ from bench.torture.evidence import ledger_faults
 from capture_service import CaptureService
 from catalog import Catalog
 from cleanup_service import CleanupService
+from clock import Clock
 from config import CameraConfig, CleanupConfig
 from frame_maker import Frame
 from image_files import ImageFolder
@@ -129,6 +129,7 @@ class _Site:
         self.uploads = uploads = UploadService(
             upload, catalog, stats, make_target=lambda: HttpTarget(upload, _SITE)
         )
+        self.clock = _steady_clock()
         cameras = [_camera(1), _camera(2)]
         self.capture = CaptureService(
             cameras,
@@ -138,6 +139,7 @@ class _Site:
             site_id=_SITE,
             uploads_enabled=True,
             on_saved=self._on_saved,
+            clock=self.clock,
             burst_ms=(-200, 0, 200) if job.burst else (0,),
         )
         free_bytes = catalog.folder.disk_usage()[0] if job.make_room_bytes else 0
@@ -176,6 +178,12 @@ class _Site:
         _tell(reconciled=True, ledger_faults=faults)
 
 
+def _steady_clock() -> Clock:
+    """Return a clock that names a moment the same whenever it is asked."""
+    offset_s = time.time() - time.monotonic()
+    return Clock(synchronized=lambda: True, wall_s=lambda: offset_s, monotonic_s=lambda: 0.0)
+
+
 def _camera(number: int) -> CameraConfig:
     return CameraConfig(f"camera_{number}", f"r{number}", "Gate", True, "", 0, 0, None)
 
@@ -193,13 +201,9 @@ def _run(job: Job) -> None:
         for _ in range(chance.randint(1, 12)):
             tickets = []
             for camera in site.capture.workers:
-                edge_at, source = datetime.now(UTC), chance.choice(_SOURCES)
-                _tell(edge=edge_at.isoformat(), source=source)
-                tickets.append(
-                    site.capture.request(
-                        camera, edge_s=time.monotonic(), edge_at=edge_at, source=source
-                    )
-                )
+                edge_s, source = time.monotonic(), chance.choice(_SOURCES)
+                _tell(edge=site.clock.at(edge_s).at.isoformat(), source=source)
+                tickets.append(site.capture.request(camera, edge_s=edge_s, source=source))
             for ticket in tickets:
                 ticket.result(_TICKET_S)
         time.sleep(chance.uniform(0, 0.1))  # the backlog's turn

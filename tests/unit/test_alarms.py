@@ -56,7 +56,8 @@ FINE = Situation(
     unknown=0,
     disk_low=False,
     nothing_left_to_delete=False,
-    unrecorded=0,
+    write_error=None,
+    slow_save_s=None,
     clock_synchronized=True,
     env_file_exposed=False,
 )
@@ -87,7 +88,13 @@ def with_upload(**changes: object) -> Situation:
         (with_upload(online=False), "upload_offline", "warning", "offline: 7 images wait"),
         (replace(FINE, rejected=2), "rejected_images", "warning", "2 images were refused"),
         (replace(FINE, unknown=3), "unknown_uploads", "warning", "of 3 images"),
-        (replace(FINE, unrecorded=1), "storage_error", "error", "can't be written"),
+        (
+            replace(FINE, write_error="the disk is full"),
+            "storage_error",
+            "error",
+            "the disk is full",
+        ),
+        (replace(FINE, slow_save_s=6.2), "storage_error", "warning", "took 6 s to save"),
         (replace(FINE, disk_low=True), "disk_low", "warning", "disk is nearly full"),
         (
             replace(FINE, disk_low=True, nothing_left_to_delete=True),
@@ -141,7 +148,7 @@ def test_every_camera_has_its_own_alert() -> None:
 
 
 def test_errors_come_first_otherwise_the_order_stays() -> None:
-    now = replace(with_camera(LONG_GOP), gpio=BROKEN_GPIO, disk_low=True, unrecorded=1)
+    now = replace(with_camera(LONG_GOP), gpio=BROKEN_GPIO, disk_low=True, write_error="full")
     assert [(a.code, a.level) for a in alerts(now)] == [
         ("gpio_unavailable", "error"),
         ("storage_error", "error"),

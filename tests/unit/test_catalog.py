@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import tempfile
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from catalog import Catalog, LockedError, UnrecordedError
 from database import Database
 from image_files import StorageError
-from records import IMAGE_STATES, ImageFilter
+from records import IMAGE_STATES, Image, ImageFilter
 from tests.rigs.stores import JPEG, NOON, save, save_many, shot, storage_config
 
 
@@ -70,6 +71,7 @@ def test_accepted_is_saved_and_failed_and_capturing(catalog: Catalog) -> None:
     assert events(catalog) == {"capturing": 2, "saved": 1, "failed": 2}
     catalog.save(ids[3], shot(), state="pending")
     catalog.fail_unrecorded("r1", "gpio", later(9), "too many triggers")
+    catalog.record_unrecorded()
     assert events(catalog) == {"capturing": 1, "saved": 2, "failed": 3}
 
 
@@ -351,20 +353,20 @@ def _do(catalog: Catalog, what: str, number: int) -> None:
     elif what == "interrupt":
         catalog.fail_interrupted()
     elif chosen is not None:
-        _do_to(catalog, what, chosen.id, images[: number + 1])
+        _do_to(catalog, what, chosen, images[: number + 1])
 
 
-def _do_to(catalog: Catalog, what: str, image_id: int, images: list[Any]) -> None:
+def _do_to(catalog: Catalog, what: str, image: Image, images: list[Any]) -> None:
     if what == "waiting":
-        catalog.mark_waiting(image_id, "busy", None, "server")
+        catalog.mark_waiting(image.id, "busy", None, "server")
     elif what == "uploaded":
-        catalog.mark_uploaded(image_id, None)
+        catalog.mark_uploaded(image.id, None)
     elif what == "rejected":
-        catalog.mark_rejected(image_id, "no")
+        catalog.mark_rejected(image.id, "no")
     elif what == "missing":
-        catalog.mark_missing(image_id)
+        catalog.mark_missing(image.id)
     elif what == "note":
-        catalog.note_sha256(image_id, JPEG)
+        catalog.with_sha256(image, JPEG)
     else:
         catalog.delete(images)
 
@@ -491,6 +493,7 @@ def test_only_ended_events_without_images_are_deleted(catalog: Catalog) -> None:
     catalog.begin_event("r1", "gpio", later(1))
     catalog.fail_unrecorded("r1", "gpio", later(2), "camera down")
     catalog.fail_unrecorded("r1", "gpio", later(50), "camera down")
+    catalog.record_unrecorded()
     assert catalog.delete_events(later(40)) == 1
     assert events(catalog) == {"capturing": 1, "saved": 1, "failed": 1}
 
@@ -610,3 +613,77 @@ def test_damage_met_while_running_is_repaired_by_the_next_start(tmp_path: Path) 
     catalog = Catalog(config)
     assert len(list(config.state_dir.glob("catalog.sqlite3.damaged-*Z"))) == 1
     catalog.close()
+
+
+# A disk that fails and works again.
+
+
+def test_a_failed_write_is_told_until_one_works(catalog: Catalog, commits: BrokenCommits) -> None:
+    assert catalog.write_error is None
+    catalog.check_writing()
+    catalog.folder.write_error = "cannot save r1_1.jpg: the disk is full"
+    assert catalog.write_error == "cannot save r1_1.jpg: the disk is full"
+    commits.on = True
+    with pytest.raises(StorageError):
+        catalog.check_writing()
+    commits.on = False
+    catalog._db.write_error = "the catalog can't be used"
+    catalog.check_writing()
+    assert catalog.write_error is None
+
+
+def test_a_read_only_file_system_is_noticed_before_a_capture_fails(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only() -> None:
+        raise StorageError("the file system is read-only")
+
+    monkeypatch.setattr(catalog.folder, "probe", read_only)
+    catalog.check_writing()  # a disk that is well is left alone
+    monkeypatch.setattr(catalog.folder, "is_read_only", lambda: True)
+    with pytest.raises(StorageError):
+        catalog.check_writing()
+
+
+def test_a_deletion_that_failed_midway_is_ended(catalog: Catalog, commits: BrokenCommits) -> None:
+    saved = save_many(catalog, 3, state="uploaded")
+    commits.on = True
+    with pytest.raises(StorageError):
+        catalog.delete(saved[:2])
+    commits.on = False
+    catalog.finish_deleting()
+    assert [image.filename for image in catalog.images(ImageFilter(), limit=9)] == [
+        saved[2].filename
+    ]
+    catalog.finish_deleting()
+    assert catalog.totals().images == 1
+
+
+def test_a_torn_thumbnail_does_not_stay(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.write_bytes
+
+    def half(path: Path, content: bytes) -> int:
+        real(path, content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    image = save(catalog)
+    assert catalog.thumbnail(image.filename) is None
+    assert list(catalog.thumbnails.iterdir()) == []
+
+
+def test_a_failed_rollback_does_not_block_the_next_transaction(catalog: Catalog) -> None:
+    catalog._db._writer.execute("BEGIN IMMEDIATE")
+    event_id = catalog.begin_event("r1", "gpio", NOON)
+    assert [event.id for event in catalog.events(None, limit=9)] == [event_id]
+
+
+def test_a_slow_disk_is_told(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(catalog)
+    assert "slow" not in caplog.text
+    monkeypatch.setattr("catalog.SLOW_SAVE_S", 0.0)
+    image = save(catalog)
+    assert f"saving {image.filename} took" in caplog.text
+    assert catalog.last_save_s > 0

@@ -196,6 +196,7 @@ def test_what_was_right_stays(catalog: Catalog, box: Box) -> None:
 
 def test_failed_edges_are_corrected_too(catalog: Catalog, box: Box) -> None:
     catalog.fail_unrecorded("r1", "gpio", RELEASED_AT, "too many triggers", untrusted_s=UPTIME_S)
+    catalog.record_unrecorded()
     [event] = catalog.events("failed", limit=10)
     assert event.flags == ("untrusted_clock",)
     settled(catalog, box)

@@ -292,3 +292,50 @@ def test_a_write_leaves_room_for_the_catalog(
     assert caught.value.full
     assert list(folder.path.iterdir()) == []
     assert folder.write("r1_1", b"two", lambda _: False) == "r1_1.jpg"
+
+
+def test_a_name_that_is_not_durable_is_taken_back(
+    folder: ImageFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sync() -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, "sync", sync)
+        with pytest.raises(StorageError, match="I/O error"):
+            folder.write("r1_1", JPEG, never)
+    assert content(folder) == []
+    assert (
+        folder.write_error
+        == "cannot save r1_1.jpg: the disk reports an I/O error: replace the card"
+    )
+    folder.write("r1_1", JPEG, never)
+    assert folder.write_error is None
+
+
+def test_a_full_disk_counts_as_writable_when_pictures_fit_again(
+    folder: ImageFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free_bytes = 4_000_003
+    monkeypatch.setattr(folder, "disk_usage", lambda: (free_bytes, 10_000_000))
+    with pytest.raises(StorageError):
+        folder.write("r1_1", JPEG, never)
+    free_bytes = 4_500_000  # some captures would still be refused
+    with pytest.raises(StorageError):
+        folder.probe()
+    assert folder.write_error is not None
+    free_bytes = 8_000_000
+    folder.probe()
+    assert folder.write_error is None
+    assert content(folder) == []
+
+
+def test_a_name_that_cannot_even_be_looked_up_is_a_storage_error(
+    folder: ImageFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exists(path: Path) -> bool:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "exists", exists)
+    with pytest.raises(StorageError):
+        folder.write("r1_1", JPEG, never)

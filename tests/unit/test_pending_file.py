@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -256,3 +257,36 @@ def test_what_is_exported_can_be_read(
     found = read(path, catalog.folder.path)
     assert found is not None
     assert found.names == {image.filename for image in saved}
+
+
+def test_a_file_that_cannot_be_written_is_said_once_and_when_it_can_again(
+    catalog: Catalog,
+    exporter: PendingExporter,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    save(catalog)
+    with caplog.at_level(logging.INFO), monkeypatch.context() as patch:
+        patch.setattr(pending_file, "write_durably", full)
+        for _ in range(5):
+            exporter.step()
+        assert "the disk is full" in (exporter.write_error or "")
+        patch.undo()
+        exporter.step()
+    assert exporter.write_error is None
+    assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
+    assert len(names(path)) == 1
+
+
+def test_an_unreadable_catalog_does_not_break_the_stop(
+    catalog: Catalog, exporter: PendingExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable() -> None:
+        raise StorageError("the disk reports an I/O error")
+
+    monkeypatch.setattr(catalog, "totals", unreadable)
+    exporter.close()

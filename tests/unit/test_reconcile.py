@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import reconcile
-from catalog import Catalog, Statements, UnrecordedError
+from catalog import Catalog, UnrecordedError
 from config import StorageConfig
 from exif import Facts, with_exif
 from image_files import StorageError
@@ -20,6 +20,7 @@ from pending_file import PendingExporter
 from reconcile import Reconciler
 from records import ImageFilter
 from tests.rigs.stores import JPEG, NOON, save, save_many, shot, storage_config
+from unrecorded import Statements
 
 EPOCH = int(NOON.timestamp())
 

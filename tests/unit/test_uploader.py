@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,7 @@ from typing import cast
 
 import pytest
 
+import unrecorded
 import upload_line
 import uploader
 from catalog import Catalog
@@ -385,6 +387,7 @@ def test_an_unreadable_image_does_not_fail_the_capture(
         patch.setattr(catalog.folder, "read", read)
         rig.service.submit(image)
     assert (rig.state(image), rig.sent) == ("pending", [])
+    clock.passed_s += 2.0
     rig.retry.step()
     assert rig.state(image) == "uploaded"
 
@@ -431,26 +434,60 @@ def test_adopted_files_get_their_checksum_before_they_go(rig: Rig) -> None:
     assert (sent.state, sent.sha256, sent.width) == ("uploaded", image.sha256, 1920)
 
 
-def test_a_delivery_that_cannot_be_written_down_is_not_repeated(
+def test_what_cannot_be_written_down_is_not_repeated_and_holds_up_nothing(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = save_many(rig.catalog, 4)
+    rig.service.submit(saved[3])
+    rig.target.answers = [REFUSED]
+
+    def refuse(*_: object) -> None:
+        raise StorageError("the file system is read-only")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.catalog, "_commit", refuse)
+        rig.live.step()
+        rig.live.step()
+        for _ in range(6):
+            rig.retry.step()
+        assert rig.sent == [saved[3].filename, *(image.filename for image in saved[:3])]
+        assert rig.catalog.totals().by_state["pending"] == 4
+        assert rig.state(saved[0]) == "rejected"
+        assert rig.catalog.oldest_pending() == []
+    rig.catalog.record_unrecorded()
+    assert rig.catalog.totals().by_state["uploaded"] == 3
+    assert [rig.state(image) for image in saved] == ["rejected", *["uploaded"] * 3]
+    assert len(rig.sent) == 4
+
+
+def test_nothing_is_sent_that_could_not_even_be_remembered(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = save(rig.catalog)
+    monkeypatch.setattr(unrecorded, "_LIMIT", 0)
+    with pytest.raises(StorageError):
+        rig.retry.step()
+    assert (rig.sent, rig.state(image)) == ([], "pending")
 
-    def mark_uploaded(*_: object) -> None:
-        raise StorageError("the disk is full", full=True)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(rig.catalog, "mark_uploaded", mark_uploaded)
-        rig.service.submit(image)
-        with pytest.raises(StorageError):
-            rig.live.step()
-        for _ in range(3):
-            with pytest.raises(StorageError):
-                rig.retry.step()
-    assert rig.state(image) == "pending"
-    rig.retry.step()
-    assert rig.state(image) == "uploaded"
-    assert rig.sent == [image.filename]
+def test_a_file_that_cannot_be_read_does_not_hold_up_the_others(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = save_many(rig.catalog, 3)
+    read = rig.catalog.folder.read
+
+    def bad_block(name: str) -> bytes:
+        if name == saved[0].filename:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(name)
+
+    monkeypatch.setattr(rig.catalog.folder, "read", bad_block)
+    for _ in range(4):
+        rig.retry.step()
+    assert rig.sent == [saved[1].filename, saved[2].filename]
+    waiting = rig.catalog.image(saved[0].filename)
+    assert (waiting.state, waiting.attempts, waiting.wait_for) == ("pending", 1, "file")
+    assert "I/O error" in (waiting.last_error or "")
 
 
 def test_a_failed_step_gives_the_image_back(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -226,6 +226,7 @@ def test_bad_event_queries_are_400(client: FlaskClient, query: str) -> None:
 def test_events_as_json(client: FlaskClient, catalog: Catalog) -> None:
     image = save(catalog)
     catalog.fail_unrecorded("r2", "manual", NOON + timedelta(seconds=1), "camera down")
+    catalog.record_unrecorded()
     failed, saved = get(client, "/api/events")["events"]
     assert failed == {
         "id": saved["id"] + 1,
