@@ -13,7 +13,6 @@ from typing import Final
 from catalog import Catalog
 from clock import Clock
 from config import CleanupConfig
-from image_files import StorageError
 from records import Image
 from stats import Stats
 from version import RELEASED_AT
@@ -23,6 +22,8 @@ _log = logging.getLogger(__name__)
 
 _DISK_CHECK_S: Final = 60.0
 _CHUNK: Final = 200
+_DAY: Final = timedelta(days=1)
+_SHORTEST_JUDGED: Final = timedelta(hours=1)
 _LONGEST_PLAUSIBLE_PAUSE: Final = timedelta(days=30)
 _AGEING: Final = ("uploaded", "skipped", "unknown", "rejected", "missing")
 
@@ -72,6 +73,7 @@ class CleanupService(Worker):
 
     def step(self) -> float:
         """Run the retention when it is time, and make room when there is too little."""
+        self._catalog.finish_deleting()
         self.make_room()  # first: on a full disk everything else fails
         self._catalog.record_unrecorded()
         if time.monotonic() >= self._next_run_s:
@@ -80,6 +82,7 @@ class CleanupService(Worker):
             except AlreadyRunningError:
                 _log.info("cleanup skipped: one is under way")
             self._next_run_s = time.monotonic() + self._interval_s
+        self._catalog.check_writing()  # last: what fails here must not keep the rest from running
         return _DISK_CHECK_S
 
     def run(self) -> CleanupReport:
@@ -129,6 +132,25 @@ class CleanupService(Worker):
             _log.warning("disk nearly full: %d sent images deleted before their time", deleted)
         return deleted
 
+    def days_left(self) -> int | None:
+        """Return for how many days there is room, see `days_of_room`; `None` if nobody can tell."""
+        now = datetime.now(UTC)
+        number, first_at = self._catalog.saved_between(now - _DAY, now)
+        if first_at is None:
+            return None
+        totals = self._catalog.totals()
+        begins_to_free = now - self._retention
+        return days_of_room(
+            self._free_bytes() - self._min_free_bytes,
+            saved_bytes=number * totals.bytes // max(1, totals.images),
+            saved_within=_DAY if totals.images > number else now - first_at,
+            kept_bytes=totals.bytes,
+            retention=self._retention,
+            retention_frees=self._catalog.has_between(
+                begins_to_free, begins_to_free + self._retention / 4, self._states
+            ),
+        )
+
     def _delete_expired(self, now: datetime) -> CleanupReport:
         held_back = self._why_not(now)
         if held_back:
@@ -161,10 +183,38 @@ class CleanupService(Worker):
         return None
 
     def _free_bytes(self) -> int:
-        try:
-            return self._catalog.folder.disk_usage()[0]
-        except OSError as error:
-            raise StorageError.of(error, "cannot read the free space") from error
+        return self._catalog.disk_usage()[0]
+
+
+def days_of_room(
+    free_bytes: int,
+    *,
+    saved_bytes: int,
+    saved_within: timedelta,
+    kept_bytes: int,
+    retention: timedelta,
+    retention_frees: bool,
+) -> int | None:
+    """Return for how many days like the last one there is room before the disk counts as low.
+
+    While nothing on the disk is near the end of its retention that is free space by what a day
+    brings. Once retention frees space every day (`retention_frees`), the images grow no further
+    than to a whole retention of days like the last one: a disk that has room for that is not
+    running out, however little of it is free, and the answer is `None`. If traffic has grown so
+    much that it has not, the space goes down by what a day brings more than an old day frees.
+
+    It is `None`, too, when there is less than an hour to judge by.
+    """
+    if saved_within < _SHORTEST_JUDGED or saved_bytes <= 0:
+        return None
+    room = max(0, free_bytes)
+    daily_bytes = saved_bytes * (_DAY / saved_within)
+    if retention_frees:
+        days_kept = retention / _DAY
+        if kept_bytes + room >= daily_bytes * days_kept:
+            return None
+        daily_bytes -= kept_bytes / days_kept
+    return int(room / daily_bytes)
 
 
 def _enough(images: list[Image], wanted_bytes: int) -> list[Image]:

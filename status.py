@@ -210,7 +210,7 @@ class SystemStatus:
             "bytes": size_bytes,
             "disk_free_bytes": free,
             "disk_total_bytes": total,
-            "days_left": None,
+            "days_left": self._cleanup.days_left(),
         }
 
     def _remember(self, found: Sequence[Alert], now: datetime) -> Sequence[Alert]:

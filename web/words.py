@@ -232,12 +232,18 @@ def _uploads(upload: Mapping[str, Any], zone: ZoneInfo) -> Light:
 def _disk(storage: Mapping[str, Any]) -> Light:
     free, total = storage["disk_free_bytes"], storage["disk_total_bytes"]
     days = storage["days_left"]
-    text = f"{size(free)} free" + (f", about {days} days" if days is not None else "")
+    text = f"{size(free)} free" + (f", {_about(days)}" if days is not None else "")
     facts = [
         f"{size(free)} of {size(total)} free",
         f"{count(storage['images'], 'photo')}, {size(storage['bytes'])}",
     ]
+    if days is not None:
+        facts.append(f"At today's traffic there is room for {_about(days).removeprefix('about ')}")
     return Light("disk", "Disk", "ok", text, facts)
+
+
+def _about(days: int) -> str:
+    return f"about {count(days, 'day')}" if days else "less than a day"
 
 
 def _clock(status: Mapping[str, Any], zone: ZoneInfo) -> Light:

@@ -109,6 +109,7 @@ def test_more_than_one_chunk_is_deleted(
 def test_failed_events_age_too(catalog: Catalog, clock: Clock) -> None:
     catalog.fail_unrecorded("r1", "gpio", clock.ago(20), "camera down")
     catalog.fail_unrecorded("r1", "gpio", clock.ago(1), "camera down")
+    catalog.record_unrecorded()
     save(catalog, clock.ago(20), state="uploaded")
     save(catalog, clock.ago(20), state="pending")
     service(catalog).run()
@@ -250,3 +251,61 @@ def test_retention_runs_when_its_time_has_come(
     save(catalog, clock.ago(20), state="uploaded")
     cleanup.step()
     assert len(left(catalog)) == 1
+
+
+# How long the disk will do.
+
+GB = 10**9
+YOUNG = {
+    "saved_bytes": GB // 5,
+    "saved_within": timedelta(days=1),
+    "kept_bytes": 2 * GB,
+    "retention": timedelta(days=30),
+    "retention_frees": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("free_bytes", "changes", "days"),
+    [
+        (41 * GB, {}, 205),
+        (41 * GB, {"saved_within": timedelta(hours=12)}, 102),
+        (41 * GB, {"saved_within": timedelta(minutes=59)}, None),
+        (41 * GB, {"saved_bytes": 0}, None),
+        (GB // 10, {}, 0),
+        (-GB, {}, 0),
+        # A store full to its retention does not run out, however little is free, ...
+        (GB, {"retention_frees": True, "kept_bytes": 6 * GB}, None),
+        (GB, {"retention_frees": True, "kept_bytes": 5 * GB}, None),
+        # ... unless traffic has grown: 10 days' 0.1 GB a day net of what is freed.
+        (GB, {"retention_frees": True, "kept_bytes": 3 * GB}, 10),
+    ],
+)
+def test_days_of_room(free_bytes: int, changes: dict[str, object], days: int | None) -> None:
+    assert cleanup_service.days_of_room(free_bytes, **{**YOUNG, **changes}) == days  # type: ignore[arg-type]
+
+
+def test_days_left_follow_the_last_day(
+    catalog: Catalog, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cleanup = service(catalog, min_free_bytes=GB)
+    monkeypatch.setattr(catalog.folder, "disk_usage", lambda: (GB + len(JPEG) * 80, 2 * GB))
+    assert cleanup.days_left() is None
+    save(catalog, clock.ago(0.5))
+    save(catalog, clock.ago(0.25))
+    assert cleanup.days_left() == 20  # two in half a day, room for 80
+    save(catalog, clock.ago(2))
+    assert cleanup.days_left() == 40  # two in a whole day
+    save(catalog, clock.ago(8), state="uploaded")
+    assert cleanup.days_left() is None  # retention frees from now on: 20 at most
+    clock.at += timedelta(days=1)
+    assert cleanup.days_left() is None  # nothing came within the last day
+
+
+def test_images_that_wait_for_upload_are_not_freed_by_retention(
+    catalog: Catalog, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog.folder, "disk_usage", lambda: (GB + len(JPEG) * 80, 2 * GB))
+    save(catalog, clock.ago(0.5))
+    save(catalog, clock.ago(8))
+    assert service(catalog, min_free_bytes=GB).days_left() == 80
