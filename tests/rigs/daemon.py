@@ -42,6 +42,7 @@ class DaemonProcess:
         self._wire_path = directory / "gpio.sock"
         self._process: subprocess.Popen[bytes] | None = None
         self.with_fake_pins = True
+        self.more_environment: dict[str, str] = {}
         self.settings = {
             "BIND_IP": "127.0.0.1",
             "BIND_PORT": str(self.port),
@@ -74,7 +75,7 @@ class DaemonProcess:
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         if self.with_fake_pins:
             kept |= {"PYTHONPATH": str(FAKE_RPI), "FAKE_GPIO_SOCKET": str(self._wire_path)}
-        return kept
+        return kept | self.more_environment
 
     def write_env(self) -> None:
         """Write the settings to `.env`."""
