@@ -424,7 +424,7 @@ class Catalog:
     def mark_waiting(
         self, image_id: int, error: str, next_attempt_at: datetime | None, wait_for: str
     ) -> None:
-        """Note a failed attempt; `wait_for` is connection, silent, server or retry_after."""
+        """Note a failed attempt; `wait_for` is connection, silent, server, retry_after or file."""
         self._update(
             image_id,
             "attempts = attempts + 1, last_error = ?, next_attempt_us = ?, wait_for = ?",
