@@ -134,7 +134,7 @@ class CleanupService(Worker):
 
     def days_left(self) -> int | None:
         """Return for how many days there is room, see `days_of_room`; `None` if nobody can tell."""
-        now = datetime.now(UTC)
+        now = self._clock.wall()
         number, first_at = self._catalog.saved_between(now - _DAY, now)
         if first_at is None:
             return None

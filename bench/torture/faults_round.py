@@ -21,6 +21,7 @@ from typing import Any
 from capture_service import CaptureService
 from catalog import Catalog
 from cleanup_service import CleanupService
+from clock import Clock
 from config import CleanupConfig, parse
 from frame_maker import Frame
 from image_files import ImageFolder, StorageError, parse_name
@@ -115,6 +116,7 @@ class Run:
         self, folder: Path, found: Found, *, burst_ms: tuple[int, ...], outcomes: list[Outcome]
     ) -> None:
         self.found = found
+        self._age_s = 0.0
         self.storage = storage_config(folder)
         self.catalog = Catalog(self.storage)
         stats, self.camera = Stats(), Camera()
@@ -131,7 +133,7 @@ class Run:
             site_id="gate-1",
             uploads_enabled=True,
             on_saved=self._on_saved,
-            clock_synchronized=lambda: True,
+            clock=Clock(synchronized=lambda: True, wall_s=lambda: time.time() - self._age_s),
             burst_ms=burst_ms,
         )
         self.cleanup = CleanupService(
@@ -162,13 +164,10 @@ class Run:
     def capture(self, number: int, age: timedelta = timedelta(), source: str = "gpio") -> None:
         """Trigger a camera."""
         self.found.requests += 1
-        edge_at = datetime.now(UTC) - age
+        self._age_s = age.total_seconds()
         key = f"camera_{number}"
-        self._alive(
-            lambda: self.captures.request(
-                key, edge_s=time.monotonic(), edge_at=edge_at, source=source
-            )
-        )
+        self._alive(lambda: self.captures.request(key, edge_s=time.monotonic(), source=source))
+        self._age_s = 0.0
         self.step(self.captures.workers[key])
 
     def make_room(self) -> None:
