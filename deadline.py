@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from typing import Any
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -17,21 +18,32 @@ class Deadline:
     """Cut the connection when a request takes too long. For one request at a time.
 
     Use as `with deadline.within(seconds): ...` around a request that a pool made of
-    `pool_classes()` sends.
+    `pool_classes()` sends. One thread watches over all requests; it ends when none came for as
+    long as a request may take, or by `close()`.
     """
 
     def __init__(self) -> None:
         self.passed = False
         """Whether the last request was cut."""
         self._socket: socket.socket | None = None
-        self._timer: threading.Timer | None = None
+        self._changing = threading.Lock()
+        self._seconds = 0.0
+        self._due_s: float | None = None
+        self._watcher: threading.Thread | None = None
+        self._closed = threading.Event()
 
     def within(self, seconds: float) -> Deadline:
         """Set the time that the next `with` block may take."""
-        self.passed = False
-        self._timer = threading.Timer(seconds, self._cut)
-        self._timer.daemon = True
+        self._seconds = seconds
         return self
+
+    def close(self) -> None:
+        """End the thread; requests sent later have no deadline."""
+        self._closed.set()
+        with self._changing:
+            watcher = self._watcher
+        if watcher is not None:
+            watcher.join()
 
     def pool_classes(self) -> dict[str, Any]:
         """Return classes for a pool manager whose connections can be cut."""
@@ -40,12 +52,12 @@ class Deadline:
         class Plain(HTTPConnection):
             def connect(self) -> None:
                 super().connect()
-                deadline._watch(self.sock)
+                deadline._note(self.sock)
 
         class Secure(HTTPSConnection):
             def connect(self) -> None:
                 super().connect()
-                deadline._watch(self.sock)
+                deadline._note(self.sock)
 
         class PlainPool(HTTPConnectionPool):
             ConnectionCls = Plain
@@ -55,7 +67,7 @@ class Deadline:
 
         return {"http": PlainPool, "https": SecurePool}
 
-    def _watch(self, connected: socket.socket | None) -> None:
+    def _note(self, connected: socket.socket | None) -> None:
         self._socket = connected
         if self.passed:
             self._cut()
@@ -69,11 +81,32 @@ class Deadline:
             except OSError:
                 return
 
+    def _watch_requests(self) -> None:
+        """Sleep until the request under way must end, cut it, or sleep on for the next one.
+
+        Later requests must end later, so nobody needs to wake this thread.
+        """
+        while True:
+            with self._changing:
+                if self._due_s is None or self._closed.is_set():
+                    self._watcher = None
+                    return
+                left_s = self._due_s - time.monotonic()
+                if left_s <= 0:
+                    self._due_s = None
+                    self._cut()
+            self._closed.wait(left_s)
+
     def __enter__(self) -> None:
-        assert self._timer is not None  # noqa: S101 - within() made it
-        self._timer.start()
+        with self._changing:
+            self.passed = False
+            self._due_s = time.monotonic() + self._seconds
+            if self._watcher is None and not self._closed.is_set():
+                self._watcher = threading.Thread(
+                    target=self._watch_requests, name="upload-deadline", daemon=True
+                )
+                self._watcher.start()
 
     def __exit__(self, *_: object) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer.join()
+        with self._changing:
+            self._due_s = None

@@ -164,6 +164,7 @@ class S3Target:
     def close(self) -> None:
         """Close connections."""
         self._pool.clear()
+        self._deadline.close()
 
     def _deliver(self, key: str, image: Image, jpeg: bytes) -> Outcome:
         """Look first: not every store heeds the condition, and it spares the line a repeat.

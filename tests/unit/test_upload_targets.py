@@ -189,10 +189,10 @@ def test_the_key_is_of_site_name_and_content(image: Image) -> None:
 def _send(image: Image, monkeypatch: pytest.MonkeyPatch, error: Exception) -> Outcome:
     target = HttpTarget(upload_config("https://there/api"), "gate-1")
 
-    def post(*_: Any, **__: Any) -> Any:
+    def send(*_: Any, **__: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(target._session, "post", post)
+    monkeypatch.setattr(target._session, "send", send)
     try:
         return target.send(image, JPEG, replay=False)
     finally:
