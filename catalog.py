@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -252,9 +253,9 @@ class Catalog:
         insert = (sql, (camera, source, to_us(edge_at), reason))
         self._unrecorded.keep([insert, *self._note_untrusted(untrusted_s)])
 
-    def record_unrecorded(self) -> None:
+    def record_unrecorded(self, *, lazy: bool = False) -> None:
         """Write what could not be written before; called again until it works."""
-        if self._unrecorded.record(self._commit):
+        if self._unrecorded.record(partial(self._commit, lazy=lazy)):
             self._pending_changed()
 
     @property
@@ -336,17 +337,22 @@ class Catalog:
                 path.unlink()
 
     def _record_soon(
-        self, statements: Statements, image_id: int | None = None, state: str = ""
+        self,
+        statements: Statements,
+        image_id: int | None = None,
+        state: str = "",
+        *,
+        lazy: bool = False,
     ) -> None:
         self._unrecorded.keep(statements, image_id, state)
         try:
-            self.record_unrecorded()
+            self.record_unrecorded(lazy=lazy and len(self._unrecorded) == 1)
         except StorageError as error:
             _log.error("%s; trying again later", error)
         self._pending_changed()
 
-    def _commit(self, statements: Statements) -> None:
-        with self._db.transaction() as sql:
+    def _commit(self, statements: Statements, *, lazy: bool = False) -> None:
+        with self._db.transaction(lazy=lazy) as sql:
             for statement, parameters in statements:
                 sql.execute(statement, parameters)
 
@@ -378,10 +384,19 @@ class Catalog:
 
     # Uploading.
 
-    def due_uploads(self, now: datetime, limit: int) -> list[Image]:
-        """Return pending images whose wait is over, oldest first."""
+    def due_uploads(
+        self, now: datetime, limit: int, *, without_wait_first: bool = False
+    ) -> list[Image]:
+        """Return pending images whose wait is over, oldest first.
+
+        With `without_wait_first`, those that never had to wait come before the others.
+        """
         now_us = to_us(now)
         insane_us = now_us + _INSANE_WAIT_US
+        if without_wait_first:
+            found = self._pending("AND next_attempt_us = 0", (), limit, index="images_due")
+            if found:
+                return found
         # When all of 100,000 wait, the other index tells it without looking at each of them.
         earliest, latest = self._db.query(
             "SELECT (SELECT min(next_attempt_us) FROM images INDEXED BY images_due"
@@ -412,13 +427,17 @@ class Catalog:
         self._unrecorded.check_room()
 
     def mark_uploaded(self, image_id: int, location: str | None) -> None:
-        """Note that the server has the image, now or once that can be written."""
+        """Note that the server has the image, now or once that can be written.
+
+        Lazily: what a power cut takes of it is sent again, with the same key.
+        """
         self._note(
             image_id,
             "uploaded",
             "attempts = attempts + 1, last_error = NULL, wait_for = NULL,"
             " uploaded_us = ?, remote_location = ?",
             (to_us(datetime.now(UTC)), location),
+            lazy=True,
         )
 
     def mark_waiting(
@@ -455,15 +474,6 @@ class Catalog:
         with suppress(StorageError):  # it is found again, as often as needed
             self._update(image.id, "sha256 = ?, width = ?, height = ?", (sha256, width, height))
         return replace(image, sha256=sha256, width=width, height=height)
-
-    def end_connection_waits(self) -> None:
-        """Make images due that wait only because the server could not be reached."""
-        with self._db.transaction() as sql:
-            sql.execute(
-                "UPDATE images SET next_attempt_us = 0 WHERE state = 'pending'"
-                " AND next_attempt_us > 0 AND wait_for = 'connection'"
-            )
-        self._pending_changed()
 
     def retry(self, filename: str | None = None) -> int:
         """Make one image, or all that wait or were rejected, pending and due now.
@@ -624,6 +634,7 @@ class Catalog:
     def delete(self, images: Iterable[Image]) -> None:
         """Delete files, then rows; what fails midway is ended by `finish_deleting`."""
         images = list(images)
+        self._db.sync()  # else a picture could be gone whose upload is not known any more
         self._deleting.update({image.id: image for image in images})
         self.folder.delete([image.filename for image in images])
         for image in images:
@@ -773,10 +784,17 @@ class Catalog:
         self.pending_version += 1
 
     def _note(
-        self, image_id: int, state: str, assignments: str, parameters: tuple[object, ...]
+        self,
+        image_id: int,
+        state: str,
+        assignments: str,
+        parameters: tuple[object, ...],
+        *,
+        lazy: bool = False,
     ) -> None:
         sql = f"UPDATE images SET state = ?, {assignments} WHERE id = ?"  # noqa: S608
-        self._record_soon([(sql, (state, *parameters, image_id))], image_id, state)
+        statements: Statements = [(sql, (state, *parameters, image_id))]
+        self._record_soon(statements, image_id, state, lazy=lazy)
 
     def _update(self, image_id: int, assignments: str, parameters: tuple[object, ...]) -> None:
         with self._db.transaction() as sql:
@@ -790,10 +808,16 @@ class Catalog:
             return [replace(i, state=states.get(i.id, i.state)) for i in images]
         return images
 
-    def _pending(self, condition: str, parameters: tuple[object, ...], limit: int) -> list[Image]:
+    def _pending(
+        self,
+        condition: str,
+        parameters: tuple[object, ...],
+        limit: int,
+        index: str = "images_pending",
+    ) -> list[Image]:
         rows = limit + len(self._unrecorded.states)  # some of them may be pending no more
         images = self._images(
-            f"INDEXED BY images_pending WHERE state = 'pending' {condition} ORDER BY id LIMIT ?",
+            f"INDEXED BY {index} WHERE state = 'pending' {condition} ORDER BY id LIMIT ?",
             (*parameters, rows),
         )
         return [image for image in images if image.state == "pending"][:limit]

@@ -7,6 +7,7 @@ import fcntl
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -114,6 +115,7 @@ _ERRNO: Final = {
     sqlite3.SQLITE_READONLY: errno.EROFS,
     sqlite3.SQLITE_IOERR: errno.EIO,
 }
+_LAZY_S: Final = 1.0
 _FULLY_CHECKED_BYTES: Final = 64_000_000  # a larger file would delay the start
 
 
@@ -136,6 +138,8 @@ class Database:
         self._damaged = False
         self.write_error: str | None = None
         """Why the last transaction failed; `None` when it did not."""
+        self._syncs = True
+        self._synced_s = 0.0
         self._damage_mark = _damage_mark(path)
         if self._damage_mark.exists():
             raise DamagedError("damage was met while running")
@@ -196,8 +200,11 @@ class Database:
         return self._damaged or (self._opened and self._damage_mark.exists())
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self, *, lazy: bool = False) -> Iterator[sqlite3.Connection]:
         """Write within one transaction, durable when the block ends.
+
+        A `lazy` one survives the end of the process at once, and a power cut a second later at
+        the latest while there are more of them, or once anything that is not lazy was written.
 
         Raises:
             StorageError: nothing of it was written.
@@ -205,6 +212,7 @@ class Database:
         with self._writing:
             try:
                 self._roll_back()  # what could not be rolled back when it failed
+                self._set_sync(not lazy or time.monotonic() >= self._synced_s + _LAZY_S)
                 self._writer.execute("BEGIN IMMEDIATE")
                 yield self._writer
                 self._writer.execute("COMMIT")
@@ -221,6 +229,26 @@ class Database:
     def _roll_back(self) -> None:
         if self._writer.in_transaction:
             self._writer.execute("ROLLBACK")
+
+    def _set_sync(self, syncs: bool) -> None:
+        """Let the next commit write the journal through to the disk, with all before it, or not."""
+        if syncs:
+            self._synced_s = time.monotonic()
+        if syncs != self._syncs:
+            self._writer.execute(f"PRAGMA synchronous = {'FULL' if syncs else 'NORMAL'}")
+            self._syncs = syncs
+
+    def sync(self) -> None:
+        """Make everything durable that lazy transactions wrote.
+
+        Raises:
+            StorageError: that failed.
+        """
+        try:
+            with self._path.with_name(f"{self._path.name}-wal").open("rb") as journal:
+                os.fsync(journal.fileno())
+        except OSError as error:
+            raise StorageError.of(error, "cannot write the catalog") from error
 
     def query(self, sql: str, parameters: tuple[object, ...] = ()) -> list[sqlite3.Row]:
         """Read on the calling thread's own connection.

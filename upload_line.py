@@ -27,7 +27,6 @@ class Line:
         self._on_return = on_return
         self._lock = threading.Lock()
         self._held_until_s = 0.0
-        self._returned = False
         self.online: bool | None = None
         """None until something was tried."""
         self.paused: Misconfigured | None = None
@@ -37,7 +36,6 @@ class Line:
         """Note that the server can be reached."""
         with self._lock:
             before, self.online = self.online, True
-            self._returned |= before is not True
             if before is False:
                 # 200 gates that come back together shall not call together
                 delay_s = random.uniform(0, _HERD_DELAY_S)  # noqa: S311
@@ -78,12 +76,6 @@ class Line:
         """Return how many seconds the backlog still waits after the line came back."""
         with self._lock:
             return self._held_until_s - time.monotonic()
-
-    def take_return(self) -> bool:
-        """Tell, once each time, that the line has come back."""
-        with self._lock:
-            returned, self._returned = self._returned, False
-            return returned
 
 
 class Claims:
@@ -136,19 +128,28 @@ class Progress:
         self._left = 0
         self._done = 0
         self._started_s = 0.0
-        self._delivered_s: deque[float] = deque()
+        self._delivered: deque[tuple[int, int]] = deque()
+        """Seconds of the clock, and how many images went in each."""
 
     def note(self, left: int) -> None:
-        """Count an image of the backlog that was delivered; `left` are still pending."""
+        """Count an image of the backlog that needs no sending any more; `left` still do."""
         with self._lock:
             now_s = self._clock()
             if not self._done:
                 self._started_s = now_s
-            self._left = left
-            self._done = self._done + 1 if left else 0
-            self._delivered_s.append(now_s)
-            while self._delivered_s[0] < now_s - _RATE_WINDOW_S:
-                self._delivered_s.popleft()
+            self._left = max(0, left)
+            self._done = self._done + 1 if left > 0 else 0
+            second, count = int(now_s), 1
+            if self._delivered and self._delivered[-1][0] == second:
+                count += self._delivered.pop()[1]
+            self._delivered.append((second, count))
+            while self._delivered[0][0] < now_s - _RATE_WINDOW_S:
+                self._delivered.popleft()
+
+    def end(self) -> None:
+        """Note that nothing is left to be sent."""
+        with self._lock:
+            self._left = self._done = 0
 
     def drain(self) -> Drain | None:
         """Return the progress; `None` when there is no backlog under way."""
@@ -157,7 +158,8 @@ class Progress:
             if not self._done or total < _BACKLOG_FROM:
                 return None
             now_s = self._clock()
-            recent = sum(moment >= now_s - _RATE_WINDOW_S for moment in self._delivered_s)
+            since_s = now_s - _RATE_WINDOW_S
+            recent = sum(count for second, count in self._delivered if second >= since_s)
             seconds = min(_RATE_WINDOW_S, max(1.0, now_s - self._started_s))
             per_minute = recent * 60 / seconds
             minutes_left = round(self._left / per_minute, 1) if per_minute else None

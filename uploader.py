@@ -12,6 +12,7 @@ import random
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -32,6 +33,7 @@ _log = logging.getLogger(__name__)
 _BACKOFF_START_S: Final = 2.0
 _BACKOFF_CAP_S: Final = 300.0
 _PROBE_S: Final = 60.0
+_LOOK_AHEAD: Final = 32
 _CONNECT_TIMEOUT_S: Final = 5.0
 _PORTS: Final = {"http": 80, "https": 443}
 
@@ -101,6 +103,8 @@ class UploadService:
             self._send_now(image)
 
     def _send_now(self, image: Image) -> None:
+        if self._line.online is False:  # a capture shall not wait for what can't come about
+            return
         target = getattr(self._direct, "target", None)
         if target is None:
             target = self._direct.target = self._make_target()
@@ -163,11 +167,12 @@ class Sender:
         """Do the same with an image that is claimed already."""
         if self._line.paused is not None and not probe:
             return None
+        tried = image.attempts
         try:
-            image = self._catalog.image(image.filename)  # another worker may have sent it
+            image = self._catalog.image(image.filename)
         except KeyError:
             return None
-        if image.state != "pending":
+        if image.state != "pending" or image.attempts != tried:  # somebody else was at it
             return None
         jpeg = self._read(image)
         if jpeg is None:
@@ -224,16 +229,18 @@ class Sender:
             self._line.resume()
 
     def _defer(self, image: Image, outcome: Deferred) -> None:
+        if outcome.cause == "connection":  # not the image waits, the whole line does
+            self._catalog.mark_waiting(image.id, outcome.reason, None, "connection")
+            return
         wait_for: str = outcome.cause
         wait_s = backoff_s(image.attempts + 1)
         if outcome.retry_after_s is not None:
             wait_for, wait_s = "retry_after", outcome.retry_after_s
         due_at = datetime.now(UTC) + timedelta(seconds=wait_s)
         self._catalog.mark_waiting(image.id, outcome.reason, due_at, wait_for)
-        if outcome.cause != "connection":
-            _log.warning(
-                "%s not uploaded: %s; next try in %.0f s", image.filename, outcome.reason, wait_s
-            )
+        _log.warning(
+            "%s not uploaded: %s; next try in %.0f s", image.filename, outcome.reason, wait_s
+        )
 
 
 class LiveWorker(Worker):
@@ -323,8 +330,11 @@ class RetryWorker(Worker):
         self._progress = progress
         self._let_pass = let_pass
         self._probes = probes
+        self._found: deque[Image] = deque()
+        """What to send next; a hint, since each is looked at again before it goes."""
         self._failures_in_a_row = 0
         self._not_before_s = 0.0
+        self._waits_for_line = False
         self._hurried = False
 
     def hurry(self) -> None:
@@ -339,13 +349,14 @@ class RetryWorker(Worker):
         hold_s = self._line.hold_s()
         if hold_s > 0:
             return hold_s
-        if self._line.take_return():
-            self._catalog.end_connection_waits()
+        if self._waits_for_line and self._line.online:
+            self._waits_for_line = False
             self._failures_in_a_row = 0
             self._not_before_s = 0.0
         if self._hurried:
             self._hurried = False
             self._not_before_s = 0.0
+            self._found.clear()
         rest_s = self._not_before_s - time.monotonic()
         if rest_s > 0:
             return rest_s
@@ -364,30 +375,54 @@ class RetryWorker(Worker):
         return self._rest(_PROBE_S)
 
     def _send_due(self) -> float:
-        now = datetime.now(UTC)
-        due = self._catalog.due_uploads(now, self._sender.claims.count() + 1)
-        for image in due:
-            is_claimed = self._sender.claims.has(image.id)
-            outcome = self._sender.send(self._target, image, replay=True)
-            if outcome is not None:
-                return self._after(outcome)
-            if not is_claimed:  # it has gone or was sent meanwhile: on to the next
-                return 0.0
+        if not self._found:
+            now = datetime.now(UTC)
+            due = self._find(now)
+            if not due:
+                return self._wait_for_due(now)
+            self._found.extend(image for image in due if not self._sender.claims.has(image.id))
+            if not self._found:  # others send all of them
+                return self._look_every_s
+        image = self._found.popleft()
+        outcome = self._sender.send(self._target, image, replay=True)
+        if outcome is None:  # it has gone or was sent meanwhile: on to the next
+            return 0.0
+        return self._after(outcome)
+
+    def _find(self, now: datetime) -> list[Image]:
+        """Return the next images to send.
+
+        After a failure these are such as have not failed themselves: images that the server
+        can't take, however many, shall not be all that is tried.
+        """
+        return self._catalog.due_uploads(
+            now,
+            self._sender.claims.count() + _LOOK_AHEAD,
+            without_wait_first=self._failures_in_a_row > 0,
+        )
+
+    def _wait_for_due(self, now: datetime) -> float:
         next_at = self._catalog.next_attempt_at(now)
-        if next_at is None or due:
+        if next_at is None:
+            self._progress.end()
             return self._look_every_s
         return min(self._look_every_s, max(0.05, (next_at - now).total_seconds()))
 
     def _after(self, outcome: Outcome) -> float:
-        if isinstance(outcome, Delivered):
-            self._progress.note(self._catalog.totals().by_state["pending"])
+        if isinstance(outcome, (Delivered, Rejected)):
+            pending = self._catalog.totals().by_state["pending"]
+            self._progress.note(pending - self._sender.claims.count())
         if not isinstance(outcome, Deferred):
             self._failures_in_a_row = 0
             return 0.0
+        self._found.clear()
         self._failures_in_a_row += 1
         if outcome.cause == "connection":
+            self._waits_for_line = True
             return self._rest(self._look_every_s)
-        return self._rest(min(self._look_every_s, backoff_s(self._failures_in_a_row)))
+        asked_s = min(self._look_every_s, outcome.retry_after_s or 0.0)
+        # On top of what was asked for: else all sites that were told the same come back at once.
+        return self._rest(asked_s + min(self._look_every_s, backoff_s(self._failures_in_a_row)))
 
     def _rest(self, seconds: float) -> float:
         """Send nothing for a while, woken or not."""

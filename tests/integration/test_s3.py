@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from urllib3 import HTTPHeaderDict
 
 from catalog import Catalog
 from config import S3Config, UploadConfig
@@ -157,15 +155,6 @@ def test_a_store_that_is_not_there_is_waited_for(catalog: Catalog) -> None:
     target.close()
     assert isinstance(outcome, Deferred)
     assert outcome.cause == "connection"
-
-
-def test_a_busy_store_that_says_when_is_obeyed(catalog: Catalog) -> None:
-    target = S3Target(settings("http://127.0.0.1:9"), "gate-1")
-    response = SimpleNamespace(status=503, headers=HTTPHeaderDict({"Retry-After": "7"}))
-    error = SimpleNamespace(code="SlowDown", message="", response=response)
-    outcome = target._classify(error, save(catalog), JPEG)
-    target.close()
-    assert outcome == Deferred("the store answered 503 SlowDown", "server", retry_after_s=7.0)
 
 
 def test_names_of_other_days_and_sites(target: S3Target, catalog: Catalog) -> None:

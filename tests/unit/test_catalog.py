@@ -45,10 +45,10 @@ class BrokenCommits:
         self.on = False
         real = Database.transaction
 
-        def transaction(database: Database) -> Any:
+        def transaction(database: Database, *, lazy: bool = False) -> Any:
             if self.on:
                 raise StorageError("the disk is full", full=True)
-            return real(database)
+            return real(database, lazy=lazy)
 
         monkeypatch.setattr(Database, "transaction", transaction)
 
@@ -269,13 +269,18 @@ def test_marks_lead_to_their_states(catalog: Catalog) -> None:
     assert catalog.totals().images == 0
 
 
-def test_only_connection_waits_end_when_the_line_returns(catalog: Catalog) -> None:
-    for image, cause in zip(
-        save_many(catalog, 3), ("connection", "server", "retry_after"), strict=True
-    ):
-        catalog.mark_waiting(image.id, "later", later(60), cause)
-    catalog.end_connection_waits()
-    assert [i.wait_for for i in catalog.due_uploads(NOON, 10)] == ["connection"]
+def test_those_that_never_waited_can_be_asked_for_first(catalog: Catalog) -> None:
+    waited, fresh, waits = save_many(catalog, 3)
+    catalog.mark_waiting(waited.id, "busy", later(5), "server")
+    catalog.mark_waiting(waits.id, "busy", later(60), "server")
+    due = [i.id for i in catalog.due_uploads(later(10), 9)]
+    assert due == [waited.id, fresh.id]
+    due = [i.id for i in catalog.due_uploads(later(10), 9, without_wait_first=True)]
+    assert due == [fresh.id]
+    catalog.mark_uploaded(fresh.id, None)
+    due = [i.id for i in catalog.due_uploads(later(10), 9, without_wait_first=True)]
+    assert due == [waited.id]
+    assert catalog.due_uploads(later(1), 9) == []
 
 
 def test_retry_of_all_takes_waiting_and_rejected_ones(catalog: Catalog) -> None:

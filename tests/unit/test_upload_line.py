@@ -64,7 +64,7 @@ def test_a_return_is_told_once_and_held_for_a_random_while(
     returns = Returns()
     line = Line(returns)
     line.note_reached()
-    assert (returns.count, line.take_return(), line.hold_s() > 0) == (1, True, False)
+    assert (returns.count, line.hold_s() > 0) == (1, False)
     line.note_unreachable("no route")
     line.note_reached()
     line.note_reached()
@@ -75,7 +75,6 @@ def test_a_return_is_told_once_and_held_for_a_random_while(
     assert line.hold_s() == pytest.approx(2.5)
     clock.now_s += 3
     assert line.hold_s() < 0
-    assert (line.take_return(), line.take_return()) == (True, False)
 
 
 def test_pause_and_resume_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -155,6 +154,26 @@ def test_a_drained_backlog_is_over_and_a_new_one_counts_anew() -> None:
     drain = progress.drain()
     assert drain is not None
     assert (drain.total, drain.done) == (31, 1)
+
+
+def test_an_end_can_be_told() -> None:
+    progress = Progress(Clock())
+    progress.note(50)
+    assert progress.drain() is not None
+    progress.end()
+    assert progress.drain() is None
+
+
+def test_the_rate_of_a_fast_drain_takes_little_memory() -> None:
+    clock = Clock()
+    progress = Progress(clock)
+    for left in range(120_000, 0, -1):  # a thousand a second
+        progress.note(left)
+        clock.now_s += 0.001
+    drain = progress.drain()
+    assert drain is not None
+    assert drain.per_minute == pytest.approx(60_000, rel=0.03)
+    assert len(progress._delivered) <= 62
 
 
 def test_a_stuck_backlog_has_no_end_in_sight() -> None:

@@ -280,6 +280,43 @@ def test_offline_waits_for_the_next_look(rig: Rig) -> None:
     assert (rig.state(first), rig.state(second)) == ("pending", "pending")
 
 
+def test_a_connection_that_fails_makes_the_line_wait_not_the_images(rig: Rig) -> None:
+    saved = save_many(rig.catalog, 3)
+    rig.answer(UNREACHABLE)
+    for image in saved:
+        rig.service.submit(image)
+        rig.live.step()
+    waiting = [rig.catalog.image(image.filename) for image in saved]
+    assert [(i.wait_for, i.attempts, i.next_attempt_at) for i in waiting] == [
+        ("connection", 1, None)
+    ] * 3
+
+
+def test_coming_online_ends_the_rest_of_every_worker(catalog: Catalog, clock: Clock) -> None:
+    rig = Rig(catalog, clock, upload_config(retry_workers=3))
+    saved = save_many(catalog, 6)
+    rig.answer(UNREACHABLE)
+    for worker in rig.retries:
+        assert worker.step() == 60.0
+    rig.answer(DELIVERED)
+    rig.service._line.note_reached()
+    clock.passed_s += 3.01
+    for worker in rig.retries:
+        assert worker.step() == 0.0
+    assert catalog.totals().by_state["uploaded"] == 3
+    assert {rig.state(image) for image in saved[:3]} == {"uploaded"}
+
+
+def test_coming_online_does_not_end_the_rest_that_a_busy_server_asked_for(rig: Rig) -> None:
+    save_many(rig.catalog, 2)
+    rig.answer(LATER)
+    rig.retry.step()  # the first answer ever: the line is online from now on
+    rig.service._line.note_reached()
+    rig.clock.passed_s += 30
+    assert rig.retry.step() > 25
+    assert len(rig.sent) == 1
+
+
 def test_coming_online_ends_waits_for_the_connection_only(rig: Rig) -> None:
     away, told = save_many(rig.catalog, 2)
     rig.target.answers = [UNREACHABLE]
@@ -312,6 +349,42 @@ def test_retry_after_is_obeyed(rig: Rig) -> None:
     rig.clock.passed_s += 2
     rig.retry.step()
     assert rig.state(image) == "uploaded"
+
+
+def test_a_server_that_asks_for_time_gets_it_for_all_images(rig: Rig) -> None:
+    saved = save_many(rig.catalog, 3)
+    rig.target.answers = [Deferred("the server answered 429", "server", retry_after_s=20.0)]
+    assert rig.retry.step() == pytest.approx(20.0 + 2.0)  # and a jitter
+    rig.clock.passed_s += 21
+    assert rig.retry.step() == pytest.approx(1.0)
+    assert rig.sent == [saved[0].filename]
+    rig.clock.passed_s += 1
+    rig.retry.step()
+    assert rig.sent == [saved[0].filename, saved[1].filename]
+
+
+def test_one_image_that_is_told_to_wait_for_long_does_not_hold_up_the_others(rig: Rig) -> None:
+    first, second = save_many(rig.catalog, 2)
+    rig.target.answers = [Deferred("the server answered 503", "server", retry_after_s=3600.0)]
+    assert rig.retry.step() <= 60.0 + 2.0
+    rig.clock.passed_s += 62.01
+    rig.retry.step()
+    assert (rig.state(first), rig.state(second)) == ("pending", "uploaded")
+
+
+@pytest.mark.parametrize("outcome", [BUSY, SILENT])
+def test_images_the_server_fails_at_do_not_starve_the_others(rig: Rig, outcome: Deferred) -> None:
+    saved = save_many(rig.catalog, 200)
+    bad = {image.id for image in saved[:150]}
+    rig.target.answer = lambda image: outcome if image.id in bad else DELIVERED
+    for image in saved[:150]:
+        rig.catalog.mark_waiting(image.id, "500", rig.clock.now(), "server")
+    tries = 0
+    while rig.catalog.totals().by_state["uploaded"] < 50:
+        rig.clock.passed_s += max(0.01, rig.retry.step())
+        tries += 1
+        assert tries < 300
+    assert len(rig.sent) <= 101
 
 
 @pytest.mark.parametrize("outcome", [BUSY, SILENT])
@@ -374,6 +447,20 @@ def test_without_background_uploads_submit_sends(catalog: Catalog, clock: Clock)
     assert len(rig.targets) == 3
 
 
+def test_a_capture_does_not_wait_for_a_server_that_is_known_to_be_away(
+    catalog: Catalog, clock: Clock
+) -> None:
+    rig = Rig(catalog, clock, upload_config(background=False))
+    rig.service._line.note_unreachable("no route")
+    image = save(catalog)
+    rig.service.submit(image)
+    assert (rig.state(image), rig.sent) == ("pending", [])
+    rig.service._line.note_reached()
+    rig.clock.passed_s += 4
+    rig.retry.step()
+    assert rig.state(image) == "uploaded"
+
+
 def test_an_unreadable_image_does_not_fail_the_capture(
     catalog: Catalog, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -425,6 +512,49 @@ def test_the_drain_is_shown(rig: Rig) -> None:
     assert rig.service.status().drain is None
 
 
+def test_the_drain_ends_with_a_refused_image(rig: Rig) -> None:
+    saved = save_many(rig.catalog, 20)
+    rig.target.answer = lambda image: REFUSED if image.id == saved[-1].id else DELIVERED
+    while rig.retry.step() == 0.0:
+        pass
+    assert rig.service.status().drain is None
+
+
+def test_a_new_image_does_not_prolong_a_drain_that_is_over(rig: Rig) -> None:
+    save_many(rig.catalog, 20)
+    rig.retry._let_pass = lambda: False
+    for _ in range(19):
+        rig.retry.step()
+    rig.service.submit(save(rig.catalog, NOON + timedelta(seconds=60)))
+    assert rig.retry.step() == 0.0
+    assert rig.service.status().drain is None
+
+
+def test_the_drain_ends_when_somebody_else_takes_the_last_image(rig: Rig) -> None:
+    saved = save_many(rig.catalog, 20)
+    for _ in range(19):
+        rig.retry.step()
+    assert rig.service.status().drain is not None
+    rig.catalog.mark_missing(saved[-1].id)
+    while rig.retry.step() == 0.0:
+        pass
+    assert rig.service.status().drain is None
+
+
+def test_what_was_tried_meanwhile_is_not_tried_again_at_once(
+    catalog: Catalog, clock: Clock
+) -> None:
+    rig = Rig(catalog, clock, upload_config(retry_workers=2))
+    saved = save_many(catalog, 3)
+    rig.retries[1].step()  # has found all three now, and sent the first
+    rig.targets[1].answers = [LATER]
+    rig.retries[0].step()
+    while rig.retries[1].step() == 0.0:
+        pass
+    assert rig.targets[1].sent == [saved[1].filename]
+    assert rig.targets[2].sent == [saved[0].filename, saved[2].filename]
+
+
 def test_adopted_files_get_their_checksum_before_they_go(rig: Rig) -> None:
     image = save(rig.catalog)
     with rig.catalog._db.transaction() as sql:
@@ -441,7 +571,7 @@ def test_what_cannot_be_written_down_is_not_repeated_and_holds_up_nothing(
     rig.service.submit(saved[3])
     rig.target.answers = [REFUSED]
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise StorageError("the file system is read-only")
 
     with monkeypatch.context() as patch:
