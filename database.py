@@ -165,7 +165,7 @@ class Database:
             connection.row_factory = sqlite3.Row
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA wal_autocheckpoint = 250")  # pages: 1 MB of journal
+            connection.execute("PRAGMA wal_autocheckpoint = 500")  # pages: 2 MB of journal
             connection.execute("PRAGMA cache_size = -2000")
         except BaseException:
             connection.close()

@@ -34,14 +34,16 @@ class Line:
 
     def note_reached(self) -> None:
         """Note that the server can be reached."""
+        follows = ""
         with self._lock:
             before, self.online = self.online, True
             if before is False:
                 # 200 gates that come back together shall not call together
                 delay_s = random.uniform(0, _HERD_DELAY_S)  # noqa: S311
                 self._held_until_s = time.monotonic() + delay_s
+                follows = f"; the backlog follows in {delay_s:.1f} s"
         if before is not True:
-            _log.info("online: the upload server can be reached")
+            _log.info("online: the upload server can be reached%s", follows)
             self._on_return()
 
     def note_unreachable(self, reason: str) -> None:
@@ -131,25 +133,27 @@ class Progress:
         self._delivered: deque[tuple[int, int]] = deque()
         """Seconds of the clock, and how many images went in each."""
 
-    def note(self, left: int) -> None:
-        """Count an image of the backlog that needs no sending any more; `left` still do."""
+    def set_left(self, left: int) -> None:
+        """Note how many images are still to be sent."""
+        with self._lock:
+            self._left = max(0, left)
+            if not self._left:
+                self._done = 0
+
+    def note(self) -> None:
+        """Count an image of the backlog that needs no sending any more."""
         with self._lock:
             now_s = self._clock()
             if not self._done:
                 self._started_s = now_s
-            self._left = max(0, left)
-            self._done = self._done + 1 if left > 0 else 0
+            self._left = max(0, self._left - 1)
+            self._done += 1
             second, count = int(now_s), 1
             if self._delivered and self._delivered[-1][0] == second:
                 count += self._delivered.pop()[1]
             self._delivered.append((second, count))
             while self._delivered[0][0] < now_s - _RATE_WINDOW_S:
                 self._delivered.popleft()
-
-    def end(self) -> None:
-        """Note that nothing is left to be sent."""
-        with self._lock:
-            self._left = self._done = 0
 
     def drain(self) -> Drain | None:
         """Return the progress; `None` when there is no backlog under way."""

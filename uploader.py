@@ -395,23 +395,23 @@ class RetryWorker(Worker):
         After a failure these are such as have not failed themselves: images that the server
         can't take, however many, shall not be all that is tried.
         """
+        claimed = self._sender.claims.count()
+        self._progress.set_left(self._catalog.totals().by_state["pending"] - claimed)
         return self._catalog.due_uploads(
             now,
-            self._sender.claims.count() + _LOOK_AHEAD,
+            claimed + _LOOK_AHEAD,
             without_wait_first=self._failures_in_a_row > 0,
         )
 
     def _wait_for_due(self, now: datetime) -> float:
         next_at = self._catalog.next_attempt_at(now)
         if next_at is None:
-            self._progress.end()
             return self._look_every_s
         return min(self._look_every_s, max(0.05, (next_at - now).total_seconds()))
 
     def _after(self, outcome: Outcome) -> float:
         if isinstance(outcome, (Delivered, Rejected)):
-            pending = self._catalog.totals().by_state["pending"]
-            self._progress.note(pending - self._sender.claims.count())
+            self._progress.note()
         if not isinstance(outcome, Deferred):
             self._failures_in_a_row = 0
             return 0.0

@@ -125,6 +125,11 @@ class DaemonProcess:
         self._process.kill()
         self._process.wait()
 
+    def send(self, number: signal.Signals) -> None:
+        """Send the daemon a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def stop(self, number: signal.Signals = signal.SIGTERM, timeout_s: float = 15) -> int:
         """Ask the daemon to end and return its exit code."""
         assert self._process is not None

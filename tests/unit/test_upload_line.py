@@ -125,51 +125,57 @@ def test_one_of_many_threads_gets_a_claim() -> None:
     assert claims.take(7)
 
 
+def drained(progress: Progress, left: int, images: int, clock: Clock, each_s: float = 0.0) -> None:
+    """Deliver some images of a backlog, of which `left` are left in the end."""
+    progress.set_left(left + images)
+    for _ in range(images):
+        progress.note()
+        clock.now_s += each_s
+
+
 def test_progress_through_a_backlog() -> None:
     clock = Clock()
     progress = Progress(clock)
     assert progress.drain() is None
-    for left in range(99, 79, -1):  # one a second
-        progress.note(left)
-        clock.now_s += 1
+    drained(progress, 80, 20, clock, each_s=1)
+    assert progress.drain() == Drain(total=100, done=20, per_minute=60.0, minutes_left=1.3)
+
+
+def test_new_images_join_a_backlog() -> None:
+    clock = Clock()
+    progress = Progress(clock)
+    drained(progress, 80, 20, clock)
+    progress.set_left(85)
     drain = progress.drain()
-    assert drain == Drain(total=100, done=20, per_minute=60.0, minutes_left=1.3)
+    assert drain is not None
+    assert (drain.total, drain.done) == (105, 20)
 
 
 def test_a_few_images_are_no_backlog() -> None:
     progress = Progress(Clock())
-    for left in range(8, 0, -1):
-        progress.note(left)
+    progress.set_left(9)
+    for _ in range(9):
+        progress.note()
         assert progress.drain() is None
 
 
 def test_a_drained_backlog_is_over_and_a_new_one_counts_anew() -> None:
     clock = Clock()
     progress = Progress(clock)
-    for left in range(49, -1, -1):
-        progress.note(left)
+    drained(progress, 0, 50, clock)
+    progress.set_left(0)
     assert progress.drain() is None
     clock.now_s += 3600
-    progress.note(30)
+    drained(progress, 30, 1, clock)
     drain = progress.drain()
     assert drain is not None
     assert (drain.total, drain.done) == (31, 1)
 
 
-def test_an_end_can_be_told() -> None:
-    progress = Progress(Clock())
-    progress.note(50)
-    assert progress.drain() is not None
-    progress.end()
-    assert progress.drain() is None
-
-
 def test_the_rate_of_a_fast_drain_takes_little_memory() -> None:
     clock = Clock()
     progress = Progress(clock)
-    for left in range(120_000, 0, -1):  # a thousand a second
-        progress.note(left)
-        clock.now_s += 0.001
+    drained(progress, 100, 120_000, clock, each_s=0.001)
     drain = progress.drain()
     assert drain is not None
     assert drain.per_minute == pytest.approx(60_000, rel=0.03)
@@ -179,7 +185,6 @@ def test_the_rate_of_a_fast_drain_takes_little_memory() -> None:
 def test_a_stuck_backlog_has_no_end_in_sight() -> None:
     clock = Clock()
     progress = Progress(clock)
-    progress.note(50)
+    drained(progress, 50, 1, clock)
     clock.now_s += 120
-    drain = progress.drain()
-    assert drain == Drain(total=51, done=1, per_minute=0.0, minutes_left=None)
+    assert progress.drain() == Drain(total=51, done=1, per_minute=0.0, minutes_left=None)

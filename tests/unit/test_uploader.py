@@ -527,6 +527,8 @@ def test_a_new_image_does_not_prolong_a_drain_that_is_over(rig: Rig) -> None:
         rig.retry.step()
     rig.service.submit(save(rig.catalog, NOON + timedelta(seconds=60)))
     assert rig.retry.step() == 0.0
+    assert rig.service.status().drain is not None
+    assert rig.retry.step() == 60.0
     assert rig.service.status().drain is None
 
 
