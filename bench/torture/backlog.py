@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -62,24 +62,7 @@ def build(folder: Path, count: int) -> None:
     storage = storage_of(folder)
     catalog = Catalog(storage)
     try:
-        pictures = list(_pictures())
-        first = int(time.time()) - 3600 - count
-        for start in range(0, count, _ROWS_A_COMMIT):
-            numbers = range(start, min(start + _ROWS_A_COMMIT, count))
-            rows = [_save(storage.image_dir, pictures, first, number) for number in numbers]
-            with catalog._db.transaction() as sql:
-                sql.executemany(
-                    "INSERT INTO events (id, camera, source, edge_us, state)"
-                    " VALUES (:id, :camera, 'gpio', :edge_us, 'saved')",
-                    rows,
-                )
-                sql.executemany(
-                    "INSERT INTO images (id, event_id, filename, camera, source, edge_us,"
-                    " offset_ms, clock_trusted, width, height, size_bytes, sha256, state)"
-                    " VALUES (:id, :id, :filename, :camera, 'gpio', :edge_us, 4.0, 1, 640, 360,"
-                    " :size_bytes, :sha256, 'pending')",
-                    rows,
-                )
+        fill(catalog, count, list(_pictures()))
         exporter = PendingExporter(catalog, storage.pending_file)
         exporter.allow()
         exporter.export()
@@ -87,7 +70,28 @@ def build(folder: Path, count: int) -> None:
         catalog.close()
 
 
-def _save(folder: Path, pictures: list[bytes], first: int, number: int) -> dict[str, object]:
+def fill(catalog: Catalog, count: int, pictures: Sequence[bytes]) -> None:
+    """Put `count` pending pictures, made of `pictures` in turn, into an empty catalog."""
+    first = int(time.time()) - 3600 - count
+    for start in range(0, count, _ROWS_A_COMMIT):
+        numbers = range(start, min(start + _ROWS_A_COMMIT, count))
+        rows = [_save(catalog.folder.path, pictures, first, number) for number in numbers]
+        with catalog._db.transaction() as sql:
+            sql.executemany(
+                "INSERT INTO events (id, camera, source, edge_us, state)"
+                " VALUES (:id, :camera, 'gpio', :edge_us, 'saved')",
+                rows,
+            )
+            sql.executemany(
+                "INSERT INTO images (id, event_id, filename, camera, source, edge_us,"
+                " offset_ms, clock_trusted, width, height, size_bytes, sha256, state)"
+                " VALUES (:id, :id, :filename, :camera, 'gpio', :edge_us, 4.0, 1, 640, 360,"
+                " :size_bytes, :sha256, 'pending')",
+                rows,
+            )
+
+
+def _save(folder: Path, pictures: Sequence[bytes], first: int, number: int) -> dict[str, object]:
     camera, epoch = _CAMERAS[number % len(_CAMERAS)], first + number
     remark = b"picture %d" % number
     picture = pictures[number % len(pictures)]
