@@ -219,10 +219,11 @@ def _uploads(upload: Mapping[str, Any], zone: ZoneInfo) -> Light:
     facts = [f"To {upload['target']}"]
     if upload["oldest_pending_at"]:
         facts.append(f"The oldest waits since {clock_time(upload['oldest_pending_at'], zone)}")
-    if drain:
+    if drain and upload["online"] is not False:
         left = drain["minutes_left"]
         facts.append(
             f"Catching up: {drain['done']} of {drain['total']}"
+            + (f", {round(drain['per_minute'])} a minute" if drain["per_minute"] else "")
             + (f", about {max(1, round(left))} min left" if left is not None else "")
         )
     level = "warning" if upload["online"] is False else "ok"

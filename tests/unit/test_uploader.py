@@ -514,7 +514,13 @@ def test_the_drain_is_shown(rig: Rig) -> None:
 
 def test_the_drain_ends_with_a_refused_image(rig: Rig) -> None:
     saved = save_many(rig.catalog, 20)
-    rig.target.answer = lambda image: REFUSED if image.id == saved[-1].id else DELIVERED
+    refused = {saved[0].id, saved[-1].id}
+    rig.target.answer = lambda image: REFUSED if image.id in refused else DELIVERED
+    for _ in range(5):
+        rig.retry.step()
+    drain = rig.service.status().drain
+    assert drain is not None
+    assert (drain.total, drain.done) == (20, 5)
     while rig.retry.step() == 0.0:
         pass
     assert rig.service.status().drain is None

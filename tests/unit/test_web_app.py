@@ -561,6 +561,30 @@ def test_messages_say_only_what_is_foreseen(client: FlaskClient, query: str) -> 
     assert "nonsense" not in text
 
 
+@pytest.mark.parametrize(
+    ("online", "per_minute", "left", "shown"),
+    [
+        (True, 812.4, 110.6, "Catching up: 9876 of 100000, 812 a minute, about 111 min left"),
+        (True, 60.0, 0.2, "Catching up: 9876 of 100000, 60 a minute, about 1 min left"),
+        (True, 0.0, None, "Catching up: 9876 of 100000<"),
+        (False, 812.4, 110.6, None),
+    ],
+)
+def test_the_page_says_how_far_a_backlog_is_drained(
+    client: FlaskClient,
+    status: FakeStatus,
+    online: bool,
+    per_minute: float,
+    left: float | None,
+    shown: str | None,
+) -> None:
+    drain = {"total": 100_000, "done": 9876, "per_minute": per_minute, "minutes_left": left}
+    upload = {**status.document["upload"], "online": online, "pending": 90_124, "drain": drain}
+    status.document = {**status.document, "upload": upload}
+    text = client.get("/").text
+    assert (shown in text) if shown else ("Catching up" not in text)
+
+
 def test_alerts_are_told_at_their_light(client: FlaskClient, status: FakeStatus) -> None:
     alert = {
         "code": "upload_offline",
