@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +27,7 @@ _NAME_KEYS: Final = ("filename", "filepath", "file_path", "path", "file", "image
 class PendingList:
     """What the file held: names within the image folder, and when it was written."""
 
-    names: frozenset[str]
+    names: Set[str]
     written_s: float
 
 
@@ -98,10 +98,10 @@ def read(path: Path, image_dir: Path) -> PendingList | None:
     """
     try:
         written_s = path.stat().st_mtime
-        entries = json.loads(path.read_bytes())
-        if not isinstance(entries, list):
-            raise ValueError("not an array")
-        words = [_entry_name(entry) for entry in entries]
+        try:
+            names = _names(_entries_by_line(path), path, image_dir)
+        except ValueError:  # not as this program writes it
+            names = _names(_entries_at_once(path), path, image_dir)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -112,14 +112,47 @@ def read(path: Path, image_dir: Path) -> PendingList | None:
         path.rename(kept)
         _log.error("%s is malformed (%s); kept as %s", path.name, error, kept.name)
         return None
-    names = set()
-    for word in words:
+    return PendingList(names, written_s)
+
+
+def _entries_by_line(path: Path) -> Iterator[object]:
+    """Yield the entries of a list as this program writes it; all at once 100,000 take 60 MB."""
+    with path.open("rb") as file:
+        if file.readline() != b"[\n":
+            raise ValueError("not an array of lines")
+        more = True
+        for line in file:
+            if line == b"]\n":
+                if more or file.read(1):
+                    raise ValueError("an entry is missing, or there is more")
+                return
+            if not more:
+                raise ValueError("no comma")
+            more = line.endswith(b",\n")
+            yield json.loads(line.removesuffix(b"\n").removesuffix(b","))
+    raise ValueError("no end")
+
+
+def _entries_at_once(path: Path) -> Iterable[object]:
+    entries = json.loads(path.read_bytes())
+    if not isinstance(entries, list):
+        raise ValueError("not an array")
+    return entries
+
+
+def _names(entries: Iterable[object], path: Path, image_dir: Path) -> Set[str]:
+    """Return the file names that entries tell; what lies elsewhere is said and left out."""
+    names: set[str] = set()
+    strangers: list[str] = []
+    for word in map(_entry_name, entries):
         name = _inside(word, image_dir)
         if name is None:
-            _log.warning("%s names %r, which is not in %s: left out", path.name, word, image_dir)
+            strangers.append(word)
         else:
             names.add(name)
-    return PendingList(frozenset(names), written_s)
+    for word in strangers:
+        _log.warning("%s names %r, which is not in %s: left out", path.name, word, image_dir)
+    return names
 
 
 def _entry_name(entry: object) -> str:
@@ -131,9 +164,9 @@ def _entry_name(entry: object) -> str:
 
 
 def _inside(word: str, image_dir: Path) -> str | None:
+    if "/" not in word:  # a Path would take 200 bytes for each of 100,000 names
+        return word if word not in (".", "..") else None
     path = Path(word)
-    if path.name == word:
-        return word
     for base in (Path.cwd(), image_dir):
         if (base / path).parent.resolve() == image_dir.resolve():
             return path.name

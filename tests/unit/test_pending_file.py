@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import os
+import tracemalloc
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -181,6 +182,9 @@ def test_a_step_returns_the_interval(
         '[{"filename": "r1_1.jpg", "camera": "r1"}, {"filename": "r1_2.jpg"}]',
         '[{"filepath": "{dir}/r1_1.jpg", "attempts": 3}, {"path": "{dir}/r1_2.jpg"}]',
         '[{"file_path": "r1_1.jpg"}, "r1_2.jpg", "r1_2.jpg"]',
+        '[\n{"filename": "r1_1.jpg"},\n{"filename": "r1_2.jpg"}\n]\n',
+        '[\n{"filename": "r1_1.jpg"},\n{"filename":\n"r1_2.jpg"}\n]\n',
+        '[\n{"filename": "r1_1.jpg"}, {"filename": "r1_2.jpg"}]',
     ],
 )
 def test_lists_of_all_releases_are_read(tmp_path: Path, path: Path, text: str) -> None:
@@ -231,6 +235,13 @@ def test_what_lies_elsewhere_is_left_out_and_said(
         '["a\\u0000"]',
         "\xff",
         "[" * 99_999,
+        '[\n{"filename": "r1_1.jpg"}\n',
+        '[\n{"filename": "r1_1.jpg"},\n',
+        '[\n{"filename": "r1_1.jpg"},\n]\n',
+        '[\n{"filename": "r1_1.jpg"}\n{"filename": "r1_2.jpg"}\n]\n',
+        '[\n{"filename": "r1_1.jpg"}\n]\n]\n',
+        '[\n{"filename": "r1_1.jpg"},\n{"filena',
+        '[\n{"camera": "r1"}\n]\n',
     ],
 )
 def test_what_makes_no_sense_is_set_aside(
@@ -243,6 +254,22 @@ def test_what_makes_no_sense_is_set_aside(
     assert not path.exists()
     [kept] = tmp_path.glob("pending_uploads.json.malformed-*")
     assert kept.read_bytes() == text.encode("latin-1")
+
+
+def test_a_long_list_is_not_held_in_memory_as_a_whole(tmp_path: Path, path: Path) -> None:
+    entry = {"camera": "r1", "captured_at": "2026-12-01T12:00:00.250Z", "attempts": 0}
+    lines = [json.dumps({"filename": f"r1_{n}.jpg", **entry, "n": n}) for n in range(20_000)]
+    path.write_text("[\n" + ",\n".join(lines) + "\n]\n")
+    del lines
+    tracemalloc.start()
+    try:
+        found = read(path, tmp_path)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found is not None
+    assert len(found.names) == 20_000
+    assert peak_bytes < 5_000_000  # it was 15 MB
 
 
 def test_no_file_is_no_list(tmp_path: Path, path: Path) -> None:
