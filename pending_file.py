@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -90,18 +91,28 @@ def export_interval_s(entries: int) -> float:
     return max(_MIN_INTERVAL_S, entries * _INTERVAL_PER_ENTRY_S)
 
 
-def read(path: Path, image_dir: Path) -> PendingList | None:
+def _none_known(_: Sequence[str]) -> Set[str]:
+    return frozenset()
+
+
+def read(
+    path: Path,
+    image_dir: Path,
+    *,
+    known: Callable[[Sequence[str]], Set[str]] = _none_known,
+) -> PendingList | None:
     """Read the file, whichever release wrote it; set it aside when it makes no sense.
 
     Accepts an array of objects with a file name, or of plain file names or paths. Entries that lie
-    outside `image_dir` are left out and said.
+    outside `image_dir` are left out and said, those that are `known` just left out: usually that is
+    all of them, and 100,000 names take 12 MB.
     """
     try:
         written_s = path.stat().st_mtime
         try:
-            names = _names(_entries_by_line(path), path, image_dir)
+            names = _names(_entries_by_line(path), path, image_dir, known)
         except ValueError:  # not as this program writes it
-            names = _names(_entries_at_once(path), path, image_dir)
+            names = _names(_entries_at_once(path), path, image_dir, known)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -140,16 +151,21 @@ def _entries_at_once(path: Path) -> Iterable[object]:
     return entries
 
 
-def _names(entries: Iterable[object], path: Path, image_dir: Path) -> Set[str]:
+def _names(
+    entries: Iterable[object],
+    path: Path,
+    image_dir: Path,
+    known: Callable[[Sequence[str]], Set[str]],
+) -> Set[str]:
     """Return the file names that entries tell; what lies elsewhere is said and left out."""
     names: set[str] = set()
     strangers: list[str] = []
-    for word in map(_entry_name, entries):
-        name = _inside(word, image_dir)
-        if name is None:
-            strangers.append(word)
-        else:
-            names.add(name)
+    words = map(_entry_name, entries)
+    while chunk := list(islice(words, _CHUNK)):
+        inside = {word: _inside(word, image_dir) for word in chunk}
+        strangers += [word for word, name in inside.items() if name is None]
+        found = {name for name in inside.values() if name is not None}
+        names |= found - known(list(found))
     for word in strangers:
         _log.warning("%s names %r, which is not in %s: left out", path.name, word, image_dir)
     return names
@@ -164,6 +180,8 @@ def _entry_name(entry: object) -> str:
 
 
 def _inside(word: str, image_dir: Path) -> str | None:
+    if any("\ud800" <= character <= "\udfff" for character in word):  # no file can be named so
+        return None
     if "/" not in word:  # a Path would take 200 bytes for each of 100,000 names
         return word if word not in (".", "..") else None
     path = Path(word)

@@ -56,8 +56,8 @@ class Reconciler(Worker):
         stray = self._catalog.folder.sweep(self._catalog.is_being_saved)
         if stray:
             _log.info("%d unfinished files of the last run removed", stray)
-        listed = read_pending(self._pending_file, self._catalog.folder.path)
         rebuilding = self._catalog.rebuilding
+        listed = self._read_list(rebuilding)
         missing = self._note_missing()
         orphans = sorted(
             (*self._orphans(), *self._listed_strangers(listed)),
@@ -77,6 +77,13 @@ class Reconciler(Worker):
             )
         self.done = True
         self._on_done()
+
+    def _read_list(self, rebuilding: bool) -> PendingList | None:
+        """Read what the list names beyond the catalog; during a rebuild, all that it names."""
+        path, folder = self._pending_file, self._catalog.folder.path
+        if rebuilding:
+            return read_pending(path, folder)
+        return read_pending(path, folder, known=self._catalog.known_names)
 
     def _note_missing(self) -> int:
         """Mark the rows whose file has gone, or is back."""

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -209,17 +209,18 @@ def test_paths_relative_to_the_working_directory_are_read(
     assert found.names == {"r1_1.jpg"}
 
 
-@pytest.mark.parametrize("word", ["/etc/passwd", "../secret.jpg", "deeper/r1_1.jpg"])
+@pytest.mark.parametrize(
+    "word", ["/etc/passwd", "../secret.jpg", "deeper/r1_1.jpg", "..", "r1_\ud800.jpg"]
+)
 def test_what_lies_elsewhere_is_left_out_and_said(
-    tmp_path: Path, path: Path, word: str, caplog: pytest.LogCaptureFixture
+    catalog: Catalog, path: Path, word: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    images = tmp_path / "images"
-    images.mkdir()
+    images = catalog.folder.path
     path.write_text(json.dumps([word, "r1_1.jpg"]))
-    found = read(path, images)
+    found = read(path, images, known=catalog.known_names)
     assert found is not None
     assert found.names == {"r1_1.jpg"}
-    assert word in caplog.text
+    assert repr(word) in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -270,6 +271,21 @@ def test_a_long_list_is_not_held_in_memory_as_a_whole(tmp_path: Path, path: Path
     assert found is not None
     assert len(found.names) == 20_000
     assert peak_bytes < 5_000_000  # it was 15 MB
+
+
+def test_what_is_known_is_left_out(tmp_path: Path, path: Path) -> None:
+    path.write_text(json.dumps([f"r1_{n}.jpg" for n in range(2500)]))
+    asked: list[int] = []
+
+    def known(names: Sequence[str]) -> set[str]:
+        asked.append(len(names))
+        return set(names) - {"r1_7.jpg", "r1_2400.jpg"}
+
+    found = read(path, tmp_path, known=known)
+    assert found is not None
+    assert found.names == {"r1_7.jpg", "r1_2400.jpg"}
+    assert sum(asked) == 2500
+    assert max(asked) <= 1000
 
 
 def test_no_file_is_no_list(tmp_path: Path, path: Path) -> None:
