@@ -23,6 +23,7 @@ from deadline import Deadline
 from image_files import parse_name
 from records import Image, iso
 from upload_targets import (
+    BUSY,
     Deferred,
     Delivered,
     Misconfigured,
@@ -286,7 +287,8 @@ class S3Target:
             return Misconfigured(said, "Check S3_API_URL, S3_ENDPOINT_URL and AWS_REGION.")
         if status in _REFUSED_IMAGE and code not in _LATER:
             return Rejected(said)
-        return Deferred(said, "server", retry_after_s(self._headers().get("retry-after")))
+        wait_s = retry_after_s(self._headers().get("retry-after"))
+        return Deferred(said, "server", wait_s, busy=status in BUSY)
 
 
 def _md5(jpeg: bytes) -> bytes:

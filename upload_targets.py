@@ -35,6 +35,7 @@ _MAX_REPLY_BYTES: Final = 65_536
 _MAX_RETRY_AFTER_S: Final = 3600.0
 _MAX_LOCATION: Final = 1000
 _REFUSED_IMAGE: Final = frozenset({400, 413, 415, 422})
+BUSY: Final = frozenset({429, 502, 503, 504})
 _WRONG_SET_UP: Final = frozenset({401, 403, 404, 405})
 TimeoutErrors: Final = (
     requests.exceptions.Timeout,
@@ -56,12 +57,14 @@ class Delivered:
 class Deferred:
     """Not now: try again.
 
-    `cause` is connection (none came about), silent (the connection gave no answer) or server.
+    `cause` is connection (none came about), silent (the connection gave no answer) or server;
+    `busy` tells that the server has too much to do, whichever image it gets.
     """
 
     reason: str
     cause: Literal["connection", "silent", "server"]
     retry_after_s: float | None = None
+    busy: bool = False
     captive_portal: bool = False
 
 
@@ -197,7 +200,8 @@ def classify(status: int, headers: dict[str, str], body: bytes) -> Outcome:
         return Misconfigured(f"{said}: unexpected field", "Check UPLOAD_FIELD_NAME.")
     if status in _REFUSED_IMAGE:
         return Rejected(f"{said}: {printable(text)[:200]}".rstrip(": "))
-    return Deferred(said, "server", retry_after_s(headers.get("retry-after")))
+    wait_s = retry_after_s(headers.get("retry-after"))
+    return Deferred(said, "server", wait_s, busy=status in BUSY)
 
 
 def _body_of(reply: requests.Response) -> bytes:

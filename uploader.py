@@ -32,6 +32,8 @@ _log = logging.getLogger(__name__)
 
 _BACKOFF_START_S: Final = 2.0
 _BACKOFF_CAP_S: Final = 300.0
+_BUSY_CAP_S: Final = 30.0
+_REST_CAP_S: Final = 15.0
 _PROBE_S: Final = 60.0
 _LOOK_AHEAD: Final = 32
 _CONNECT_TIMEOUT_S: Final = 5.0
@@ -233,7 +235,8 @@ class Sender:
             self._catalog.mark_waiting(image.id, outcome.reason, None, "connection")
             return
         wait_for: str = outcome.cause
-        wait_s = backoff_s(image.attempts + 1)
+        # That the server has too much to do says nothing about the image.
+        wait_s = backoff_s(image.attempts + 1, _BUSY_CAP_S if outcome.busy else _BACKOFF_CAP_S)
         if outcome.retry_after_s is not None:
             wait_for, wait_s = "retry_after", outcome.retry_after_s
         due_at = datetime.now(UTC) + timedelta(seconds=wait_s)
@@ -421,8 +424,9 @@ class RetryWorker(Worker):
             self._waits_for_line = True
             return self._rest(self._look_every_s)
         asked_s = min(self._look_every_s, outcome.retry_after_s or 0.0)
+        cap_s = min(self._look_every_s, _REST_CAP_S)
         # On top of what was asked for: else all sites that were told the same come back at once.
-        return self._rest(asked_s + min(self._look_every_s, backoff_s(self._failures_in_a_row)))
+        return self._rest(asked_s + backoff_s(self._failures_in_a_row, cap_s))
 
     def _rest(self, seconds: float) -> float:
         """Send nothing for a while, woken or not."""
@@ -453,7 +457,7 @@ class ConnectivityMonitor(Worker):
         return self._interval_s
 
 
-def backoff_s(attempts: int) -> float:
+def backoff_s(attempts: int, cap_s: float = _BACKOFF_CAP_S) -> float:
     """Return a wait after so many failures: exponential, capped, with full jitter."""
-    cap_s: float = min(_BACKOFF_CAP_S, _BACKOFF_START_S * 2.0 ** min(attempts - 1, 16))
-    return random.uniform(0, cap_s)  # noqa: S311 - jitter, not a secret
+    longest_s: float = min(cap_s, _BACKOFF_START_S * 2.0 ** min(attempts - 1, 16))
+    return random.uniform(0, longest_s)  # noqa: S311 - jitter, not a secret

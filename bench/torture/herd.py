@@ -29,7 +29,7 @@ from catalog import Catalog
 from records import Image
 from stats import Stats
 from tests.rigs.stores import JPEG, upload_config
-from upload_targets import Deferred, Delivered, Outcome, classify
+from upload_targets import Delivered, Outcome, classify
 from uploader import RetryWorker, UploadService
 
 GATES: Final = 200
@@ -44,8 +44,8 @@ _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - nothing here has to survive
 class Case:
     """What the server does with more than it can take.
 
-    `status` refuses it, with `headers`; without a status it waits in a queue, from which the
-    client goes after `patience_s`, although the server works through it all the same.
+    `status` refuses it, with `headers`; without a status it waits in a queue. After `patience_s`
+    in it a gateway answers 504, although the server works through it all the same.
     """
 
     name: str
@@ -63,7 +63,7 @@ CASES: Final = (
     Case("429, Retry-After 5", 429, (("retry-after", "5"),)),
     Case("429, Retry-After 120", 429, (("retry-after", "120"),)),
     Case("queue", latency_s=0.1),
-    Case("queue, left after 2 s", patience_s=2.0),
+    Case("queue, 504 after 2 s", patience_s=2.0),
 )
 
 
@@ -128,7 +128,7 @@ class Server:
         self.delivered_s.setdefault(which, answered_s)
         if answered_s > now_s + self._case.patience_s:
             self.refused += 1
-            return Deferred("no answer", "silent"), now_s + self._case.patience_s
+            return classify(504, {}, b""), now_s + self._case.patience_s
         return Delivered(None), answered_s
 
 

@@ -24,7 +24,7 @@ def test_every_gate_is_drained(case: Case) -> None:
 def test_a_herd_without_backoff_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case("503", 503, burst=1)
     polite = run_case(case, gates=30, pictures=10)
-    monkeypatch.setattr(uploader, "backoff_s", lambda attempts: 0.05)
+    monkeypatch.setattr(uploader, "backoff_s", lambda *_: 0.05)
     rude = run_case(case, gates=30, pictures=10)
     assert rude.refused > 2 * polite.refused
 

@@ -68,6 +68,12 @@ def test_answers(status: int, headers: dict[str, str], body: bytes, meaning: typ
         assert 200 <= status < 300 or str(status) in outcome.reason
 
 
+def test_a_busy_server_is_told_from_one_that_fails() -> None:
+    answers = {s: classify(s, {}, b"") for s in (408, 429, 500, 502, 503, 504, 507)}
+    busy = [s for s, o in answers.items() if isinstance(o, Deferred) and o.busy]
+    assert busy == [429, 502, 503, 504]
+
+
 def test_what_to_do_is_said() -> None:
     hints = {s: _misconfigured(s).hint for s in (302, 401, 403, 404, 405)}
     assert "S3_API_URL" in hints[302]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -361,6 +362,22 @@ def test_a_server_that_asks_for_time_gets_it_for_all_images(rig: Rig) -> None:
     rig.clock.passed_s += 1
     rig.retry.step()
     assert rig.sent == [saved[0].filename, saved[1].filename]
+
+
+def test_a_busy_server_lets_no_image_wait_for_minutes(rig: Rig) -> None:
+    image = save(rig.catalog)
+    rig.answer(replace(BUSY, busy=True))
+    waits, rests = [], []
+    for _ in range(12):
+        rig.retry.hurry()
+        rig.retry.step()
+        due_at = rig.catalog.image(image.filename).next_attempt_at
+        assert due_at is not None
+        waits.append((due_at - rig.clock.now()).total_seconds())
+        rests.append(rig.retry._not_before_s - rig.clock.monotonic())
+        rig.clock.passed_s += 301
+    assert waits[:4] == [*rests[:3], 16] == [2, 4, 8, 16]
+    assert (waits[-1], rests[-1]) == (30, 15)
 
 
 def test_one_image_that_is_told_to_wait_for_long_does_not_hold_up_the_others(rig: Rig) -> None:
