@@ -247,6 +247,8 @@ class Database:
         try:
             with self._path.with_name(f"{self._path.name}-wal").open("rb") as journal:
                 os.fsync(journal.fileno())
+        except FileNotFoundError:
+            return  # nothing is in a journal
         except OSError as error:
             raise StorageError.of(error, "cannot write the catalog") from error
 

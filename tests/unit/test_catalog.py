@@ -466,6 +466,17 @@ def test_expired_ones_are_old_trusted_and_of_the_states(catalog: Catalog) -> Non
     assert catalog.expired_totals(later(50), states) == (3, 2 * len(JPEG))
 
 
+def test_what_was_noted_lazily_is_durable_before_a_file_goes(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = save(catalog, state="uploaded")
+    path = catalog.folder.path / image.filename
+    there: list[bool] = []
+    monkeypatch.setattr(Database, "sync", lambda database: there.append(path.exists()))
+    catalog.delete([image])
+    assert (there, path.exists()) == ([True], False)
+
+
 def test_files_go_before_rows(catalog: Catalog, commits: BrokenCommits) -> None:
     image = save(catalog, state="uploaded")
     commits.on = True

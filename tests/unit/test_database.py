@@ -86,6 +86,11 @@ def test_the_journal_can_be_written_through(
     db.sync()
     assert synced == [path.with_name("catalog.sqlite3-wal")]
 
+    with monkeypatch.context() as patch:
+        patch.setattr(db, "_path", path.with_name("other.sqlite3"))
+        db.sync()
+    assert len(synced) == 1
+
     def broken(descriptor: int) -> None:
         raise OSError(5, "Input/output error")
 
