@@ -1,53 +1,41 @@
 """Image files and their rows behind one door, in an order that survives a crash at any point.
 
 Saving: file durably in place, then row and event in one commit, only then acknowledged.
-Deleting: files durably gone, then rows. Everything else is a query.
+Deleting: files durably gone, then rows. Questions are in `catalog_reader`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import re
-import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from adoption import REBUILT_IDS_END, adopt, next_rebuilt_id
+from catalog_reader import CatalogReader
 from clock import boot_id
 from config import StorageConfig
 from database import DamagedError, Database, FolderLock, set_aside
 from image_files import ImageFolder, StorageError, jpeg_size
 from records import (
-    IMAGE_STATES,
     AdoptedFile,
-    Event,
     Image,
-    ImageFilter,
     Shot,
-    Totals,
-    event_of,
-    from_us,
-    image_of,
     join_flags,
     to_us,
 )
-from unrecorded import Statements, Unrecorded
+from unrecorded import Statement, Statements, Unrecorded
 
 _log = logging.getLogger(__name__)
 
 CATALOG_NAME: Final = "catalog.sqlite3"
-_ADOPTED_IDS_END: Final = 1_000_000_000  # ids below are for images found by a rebuild
 SLOW_SAVE_S: Final = 2.0  # for a picture; a good card takes a tenth of a second
-_HOUR_US: Final = 3_600_000_000
-_INSANE_WAIT_US: Final = 4 * 3600 * 1_000_000  # longer than any wait: the clock was set back
-_PLAUSIBLE_S: Final = 1_325_376_000  # 2012, the first Raspberry Pi; a lost clock says 1970 or 2000
-_BURST: Final = re.compile(r"_b\d{1,3}\.jpg$", re.ASCII)
 
 
 class LockedError(Exception):
@@ -58,7 +46,7 @@ class UnrecordedError(StorageError):
     """The picture is safe on disk, but its row has to wait until the catalog can be written."""
 
 
-class Catalog:
+class Catalog(CatalogReader):
     """The only owner of image files and their rows. All methods are for any thread.
 
     Every method that touches the disk may raise `StorageError`.
@@ -84,7 +72,6 @@ class Catalog:
         path = storage.state_dir / CATALOG_NAME
         self.folder = ImageFolder(storage.image_dir)
         self.state_dir = storage.state_dir
-        self.thumbnails = storage.state_dir / "thumbnails"
         self.pending_version = 0
         """Grows with every change of what is pending."""
         self.last_save_s = 0.0
@@ -93,6 +80,7 @@ class Catalog:
         self._being_saved: dict[tuple[int, int], str] = {}
         """File names without a row yet, by event and number in its burst."""
         self._unrecorded = Unrecorded()
+        super().__init__(storage.state_dir / "thumbnails", self._unrecorded.states)
         self._deleting: dict[int, Image] = {}
         self.former: Path | None = None
         """Where the database was put that was set aside."""
@@ -151,7 +139,7 @@ class Catalog:
                 sql.execute("INSERT OR REPLACE INTO meta VALUES ('rebuilding', '1')")
                 sql.execute(
                     "INSERT INTO sqlite_sequence (name, seq) VALUES ('images', ?)",
-                    (_ADOPTED_IDS_END,),
+                    (REBUILT_IDS_END,),
                 )
         return database
 
@@ -281,7 +269,7 @@ class Catalog:
             UnrecordedError: the file is in place, its row follows by itself.
         """
         started_s = time.monotonic()
-        event = self._db.query("SELECT * FROM events WHERE id = ?", (event_id,))[0]
+        event = dict(self._db.query("SELECT * FROM events WHERE id = ?", (event_id,))[0])
         epoch = event["edge_us"] // 1_000_000
 
         def taken(name: str) -> bool:
@@ -291,20 +279,7 @@ class Catalog:
         try:
             stem = beside.filename[:-4] if beside else f"{event['camera']}_{epoch}"
             name = self.folder.write(stem, shot.jpeg, taken, burst)
-            insert = (  # the time as the event has it by then: it may be corrected meanwhile
-                "INSERT INTO images (event_id, filename, camera, source, edge_us, clock_trusted,"
-                " offset_ms, flags, width, height, size_bytes, sha256, state)"
-                " VALUES (?, ?, ?, ?, coalesce((SELECT edge_us FROM events WHERE id = ?), ?),"
-                " NOT EXISTS (SELECT 1 FROM uncorrected WHERE event_id = ?),"
-                " ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (filename) DO NOTHING",
-                (
-                    *(event_id, name, event["camera"], event["source"]),
-                    *(event_id, event["edge_us"], event_id),
-                    *(shot.offset_ms, join_flags(event["flags"], shot.flags)),
-                    *(shot.width, shot.height, len(shot.jpeg)),
-                    *(hashlib.sha256(shot.jpeg).hexdigest(), state),
-                ),
-            )
+            insert = _insertion(event, name, shot, state)
             end = ("UPDATE events SET state = 'saved', reason = NULL WHERE id = ?", (event_id,))
             try:
                 self._commit([insert, end])
@@ -384,44 +359,6 @@ class Catalog:
 
     # Uploading.
 
-    def due_uploads(
-        self, now: datetime, limit: int, *, without_wait_first: bool = False
-    ) -> list[Image]:
-        """Return pending images whose wait is over, oldest first.
-
-        With `without_wait_first`, those that never had to wait come before the others.
-        """
-        now_us = to_us(now)
-        insane_us = now_us + _INSANE_WAIT_US
-        if without_wait_first:
-            found = self._pending("AND next_attempt_us = 0", (), limit, index="images_due")
-            if found:
-                return found
-        # When all of 100,000 wait, the other index tells it without looking at each of them.
-        earliest, latest = self._db.query(
-            "SELECT (SELECT min(next_attempt_us) FROM images INDEXED BY images_due"
-            " WHERE state = 'pending'), (SELECT max(next_attempt_us) FROM images"
-            " INDEXED BY images_due WHERE state = 'pending')"
-        )[0]
-        if earliest is None or (earliest > now_us and latest <= insane_us):
-            return []
-        return self._pending(
-            "AND (next_attempt_us <= ? OR next_attempt_us > ?)", (now_us, insane_us), limit
-        )
-
-    def oldest_pending(self, limit: int = 1, after_id: int = -1) -> list[Image]:
-        """Return pending images by age, whether they are due or not."""
-        return self._pending("AND id > ?", (after_id,), limit)
-
-    def next_attempt_at(self, now: datetime) -> datetime | None:
-        """Return when the next waiting image becomes due."""
-        rows = self._db.query(
-            "SELECT min(next_attempt_us) FROM images INDEXED BY images_due"
-            " WHERE state = 'pending' AND next_attempt_us > ?",
-            (to_us(now),),
-        )
-        return None if rows[0][0] is None else from_us(rows[0][0])
-
     def check_room_to_note(self) -> None:
         """Raise `StorageError` when what becomes of an image could not even be kept in memory."""
         self._unrecorded.check_room()
@@ -500,136 +437,7 @@ class Catalog:
         self._pending_changed()
         return changed
 
-    # Questions.
-
-    def image(self, filename: str) -> Image:
-        """Return one image's row. Raises `KeyError` when there is none."""
-        found = self._images("WHERE filename = ?", (filename,))
-        if not found:
-            raise KeyError(filename)
-        return found[0]
-
-    def images(
-        self,
-        which: ImageFilter,
-        *,
-        limit: int,
-        before_id: int | None = None,
-        skip: int = 0,
-    ) -> list[Image]:
-        """Return images, newest first, from below `before_id`."""
-        where, parameters = _where(which)
-        if before_id is not None:
-            where.append("id < ?")
-            parameters.append(before_id)
-        clause = f"WHERE {' AND '.join(where)}" if where else ""
-        page = (*parameters, limit, skip)
-        if which.since or which.until:
-            # A day's images are found by their time, in an index alone, and then sorted.
-            ids = f"SELECT id FROM images {clause} ORDER BY +id DESC LIMIT ? OFFSET ?"  # noqa: S608
-            return self._images(f"WHERE id IN ({ids}) ORDER BY id DESC", page)
-        return self._images(f"{clause} ORDER BY id DESC LIMIT ? OFFSET ?", page)
-
-    def count(self, which: ImageFilter) -> int:
-        """Return how many images a filter shows."""
-        where, parameters = _where(which)
-        table = "images" if which.since or which.until else "image_totals"
-        what = "count(*)" if table == "images" else "coalesce(sum(images), 0)"
-        clause = f"WHERE {' AND '.join(where)}" if where else ""
-        return int(
-            self._db.query(f"SELECT {what} FROM {table} {clause}", tuple(parameters))[0][0]  # noqa: S608
-        )
-
-    def images_of_event(self, event_id: int) -> list[Image]:
-        """Return the pictures of one edge, in the order of their moments."""
-        return self._images("WHERE event_id = ? ORDER BY offset_ms, id", (event_id,))
-
-    def hours(self, since: datetime) -> list[tuple[datetime, int]]:
-        """Return how many images each full hour since then had, oldest first, none left out."""
-        first = to_us(since) // _HOUR_US
-        rows = self._db.query(
-            "SELECT edge_us / ? AS hour, count(*) FROM images WHERE edge_us >= ? GROUP BY hour",
-            (_HOUR_US, first * _HOUR_US),
-        )
-        counts = {row[0]: row[1] for row in rows}
-        last = max(to_us(datetime.now(UTC)) // _HOUR_US, first)
-        return [(from_us(hour * _HOUR_US), counts.get(hour, 0)) for hour in range(first, last + 1)]
-
-    def events(
-        self, state: str | None, *, limit: int, before_id: int | None = None, skip: int = 0
-    ) -> list[Event]:
-        """Return events, newest first, from below `before_id`."""
-        which, parameters = ("state = ? AND", (state,)) if state else ("", ())
-        rows = self._db.query(
-            "SELECT *, (SELECT group_concat(filename) FROM images WHERE event_id = events.id)"  # noqa: S608
-            " AS filenames, NOT EXISTS (SELECT 1 FROM uncorrected WHERE event_id = events.id)"
-            f" AS clock_trusted FROM events WHERE {which} id < ?"
-            " ORDER BY id DESC LIMIT ? OFFSET ?",
-            (*parameters, 1 << 62 if before_id is None else before_id, limit, skip),
-        )
-        return [event_of(row) for row in rows]
-
-    def totals(self) -> Totals:
-        """Return counts of images and events."""
-        by_state = dict.fromkeys(IMAGE_STATES, 0)
-        size_bytes = 0
-        for row in self._db.query(
-            "SELECT state, sum(images) AS images, sum(size_bytes) AS size_bytes"
-            " FROM image_totals GROUP BY state"
-        ):
-            by_state[row["state"]] = row["images"]
-            size_bytes += row["size_bytes"] if row["state"] != "missing" else 0
-        events = {r["state"]: r["events"] for r in self._db.query("SELECT * FROM event_totals")}
-        images = sum(by_state.values()) - by_state["missing"]
-        return Totals(images, size_bytes, by_state, events)
-
-    def saved_between(self, since: datetime, until: datetime) -> tuple[int, datetime | None]:
-        """Return how many images have an edge in that time, and when the first one was."""
-        row = self._db.query(
-            "SELECT count(*), min(edge_us) FROM images WHERE edge_us > ? AND edge_us <= ?",
-            (to_us(since), to_us(until)),
-        )[0]
-        return int(row[0]), None if row[1] is None else from_us(row[1])
-
-    def has_between(self, since: datetime, until: datetime, states: Sequence[str]) -> bool:
-        """Tell whether an image of `states` has an edge in that time."""
-        marks = ", ".join("?" * len(states))
-        sql = (
-            f"SELECT 1 FROM images WHERE state IN ({marks})"  # noqa: S608
-            " AND edge_us > ? AND edge_us <= ? LIMIT 1"
-        )
-        return bool(self._db.query(sql, (*states, to_us(since), to_us(until))))
-
-    def newest_image_at(self) -> datetime | None:
-        """Return the latest edge time of an image whose clock was right."""
-        rows = self._db.query(
-            "SELECT edge_us FROM images WHERE clock_trusted ORDER BY edge_us DESC LIMIT 1"
-        )
-        return from_us(rows[0][0]) if rows else None
-
     # Deleting.
-
-    def expired(self, before: datetime, states: Sequence[str], limit: int) -> list[Image]:
-        """Return images of `states` with a trusted edge time before `before`, oldest first."""
-        marks = ", ".join("?" * len(states))
-        return self._images(
-            f"WHERE edge_us < ? AND clock_trusted AND state IN ({marks}) ORDER BY edge_us LIMIT ?",
-            (to_us(before), *states, limit),
-        )
-
-    def expired_totals(self, before: datetime, states: Sequence[str]) -> tuple[int, int]:
-        """Return the number and the bytes of what `expired` would give without a limit."""
-        marks = ", ".join("?" * len(states))
-        row = self._db.query(
-            "SELECT count(*), coalesce(sum(size_bytes) FILTER (WHERE state != 'missing'), 0)"  # noqa: S608
-            f" FROM images WHERE edge_us < ? AND clock_trusted AND state IN ({marks})",
-            (to_us(before), *states),
-        )[0]
-        return int(row[0]), int(row[1])
-
-    def oldest_sent(self, limit: int) -> list[Image]:
-        """Return what a full disk can do without: images sent or never to be sent."""
-        return self._images("WHERE state IN ('uploaded', 'skipped') ORDER BY id LIMIT ?", (limit,))
 
     def delete(self, images: Iterable[Image]) -> None:
         """Delete files, then rows; what fails midway is ended by `finish_deleting`."""
@@ -664,97 +472,24 @@ class Catalog:
                 (to_us(before),),
             ).rowcount
 
-    def thumbnail(self, filename: str) -> Path | None:
-        """Return the path of an image's thumbnail, if it has one."""
-        path = self.thumbnails / filename
-        return path if path.is_file() else None
-
     # Reconciling; only for the owner of the folder, see reconcile.py.
-
-    @property
-    def rebuilding(self) -> bool:
-        """Tell whether rows are still being made for files whose rows were lost."""
-        return bool(self._db.query("SELECT 1 FROM meta WHERE key = 'rebuilding'"))
 
     def end_rebuilding(self) -> None:
         """Note that every file has its row again."""
         with self._db.transaction() as sql:
             sql.execute("DELETE FROM meta WHERE key = 'rebuilding'")
 
-    def filenames(self, after_id: int, limit: int) -> list[tuple[int, str, str]]:
-        """Return (id, filename, state) of the next rows by id."""
-        rows = self._db.query(
-            "SELECT id, filename, state FROM images WHERE id > ? ORDER BY id LIMIT ?",
-            (after_id, limit),
-        )
-        return [(row["id"], row["filename"], row["state"]) for row in rows]
-
     def adopt(self, files: Sequence[AdoptedFile]) -> int:
-        """Make rows for files without one; return how many were new.
-
-        A file whose event was interrupted between file and row becomes that event's, as does one
-        of a burst whose first picture has its row.
-        """
+        """Make rows for files without one; return how many were new."""
         adopted = 0
         with self._db.transaction() as sql:
-            next_id = None
-            if sql.execute("SELECT 1 FROM meta WHERE key = 'rebuilding'").fetchone():
-                next_id = 1 + int(
-                    sql.execute(
-                        "SELECT coalesce(max(id), 0) FROM images WHERE id < ?", (_ADOPTED_IDS_END,)
-                    ).fetchone()[0]
-                )
+            next_id = next_rebuilt_id(sql)
             for file in files:
-                event = self._event_of(sql, file)
-                is_test = event is not None and event["source"] == "test"
-                new = sql.execute(
-                    "INSERT INTO images (id, event_id, filename, camera, source, edge_us, flags,"
-                    " clock_trusted, size_bytes, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-                    " ON CONFLICT (filename) DO NOTHING",
-                    (
-                        *(next_id, event["id"] if event else None, file.name, file.camera),
-                        event["source"] if event else "gpio",
-                        event["edge_us"] if event else file.epoch * 1_000_000,
-                        event["flags"] if event else "",
-                        event["clock_trusted"] if event else file.epoch >= _PLAUSIBLE_S,
-                        file.size_bytes,
-                        "skipped" if is_test else file.state,
-                    ),
-                ).rowcount
-                adopted += new
-                if new and next_id is not None:
-                    next_id += 1
-                if new and event:
-                    sql.execute(
-                        "UPDATE events SET state = 'saved', reason = NULL"
-                        " WHERE id = ? AND state = 'capturing'",
-                        (event["id"],),
-                    )
+                if adopt(sql, file, next_id, self.last_event_id_at_open):
+                    adopted += 1
+                    next_id = None if next_id is None else next_id + 1
         self._pending_changed()
         return adopted
-
-    def _event_of(self, sql: sqlite3.Connection, file: AdoptedFile) -> sqlite3.Row | None:
-        """Return the event that a file without a row belongs to.
-
-        The picture itself tells; one that does not is taken for what a run before this one was
-        capturing in that second. A later picture of a burst goes with the first.
-        """
-        if file.event_id is not None:
-            which = "id = ? AND edge_us = ?"
-            parameters: tuple[object, ...] = (file.event_id, file.edge_us)
-        else:
-            which = "edge_us BETWEEN ? AND ? AND state = 'capturing' AND id <= ?"
-            first_us = file.epoch * 1_000_000
-            parameters = (first_us, first_us + 999_999, self.last_event_id_at_open)
-        first = _BURST.sub(".jpg", file.name)
-        found: sqlite3.Row | None = sql.execute(
-            "SELECT id, source, edge_us, flags,"  # noqa: S608
-            " NOT EXISTS (SELECT 1 FROM uncorrected WHERE event_id = events.id) AS clock_trusted"
-            f" FROM events WHERE camera = ? AND ({which}"
-            " OR id = (SELECT event_id FROM images WHERE filename = ?)) ORDER BY id LIMIT 1",
-            (file.camera, *parameters, first),
-        ).fetchone()
-        return found
 
     def fail_interrupted(self) -> int:
         """End the events that the previous run left `capturing`; return how many."""
@@ -764,19 +499,6 @@ class Catalog:
                 " WHERE state = 'capturing' AND id <= ?",
                 (self.last_event_id_at_open,),
             ).rowcount
-
-    def known_names(self, names: Sequence[str]) -> set[str]:
-        """Return those of `names` that have a row; at most some thousands at once."""
-        marks = ", ".join("?" * len(names))
-        rows = self._db.query(
-            f"SELECT filename FROM images WHERE filename IN ({marks})",  # noqa: S608
-            tuple(names),
-        )
-        return {row["filename"] for row in rows}
-
-    def has_row(self, filename: str) -> bool:
-        """Tell whether the catalog knows a file name."""
-        return bool(self._db.query("SELECT 1 FROM images WHERE filename = ?", (filename,)))
 
     # Inside.
 
@@ -801,38 +523,23 @@ class Catalog:
             sql.execute(f"UPDATE images SET {assignments} WHERE id = ?", (*parameters, image_id))  # noqa: S608
         self._pending_changed()
 
-    def _images(self, clause: str, parameters: tuple[object, ...]) -> list[Image]:
-        rows = self._db.query(f"SELECT * FROM images {clause}", parameters)  # noqa: S608
-        images = [image_of(row) for row in rows]
-        if states := dict(self._unrecorded.states):
-            return [replace(i, state=states.get(i.id, i.state)) for i in images]
-        return images
 
-    def _pending(
-        self,
-        condition: str,
-        parameters: tuple[object, ...],
-        limit: int,
-        index: str = "images_pending",
-    ) -> list[Image]:
-        rows = limit + len(self._unrecorded.states)  # some of them may be pending no more
-        images = self._images(
-            f"INDEXED BY {index} WHERE state = 'pending' {condition} ORDER BY id LIMIT ?",
-            (*parameters, rows),
-        )
-        return [image for image in images if image.state == "pending"][:limit]
+def _insertion(event: Mapping[str, Any], name: str, shot: Shot, state: str) -> Statement:
+    """Return what makes a picture's row, with the event's time as it is by then.
 
-
-def _where(which: ImageFilter) -> tuple[list[str], list[object]]:
-    conditions: list[tuple[str, object]] = []
-    if which.camera is not None:
-        conditions.append(("camera = ?", which.camera))
-    if which.state is not None:
-        # The plus keeps a day from being looked for among all that a camera ever had in a state.
-        is_day = which.since or which.until
-        conditions.append(("+state = ?" if is_day and which.camera else "state = ?", which.state))
-    if which.since is not None:
-        conditions.append(("edge_us >= ?", to_us(which.since)))
-    if which.until is not None:
-        conditions.append(("edge_us < ?", to_us(which.until)))
-    return [sql for sql, _ in conditions], [value for _, value in conditions]
+    It may be corrected meanwhile.
+    """
+    return (
+        "INSERT INTO images (event_id, filename, camera, source, edge_us, clock_trusted,"
+        " offset_ms, flags, width, height, size_bytes, sha256, state)"
+        " VALUES (?, ?, ?, ?, coalesce((SELECT edge_us FROM events WHERE id = ?), ?),"
+        " NOT EXISTS (SELECT 1 FROM uncorrected WHERE event_id = ?),"
+        " ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (filename) DO NOTHING",
+        (
+            *(event["id"], name, event["camera"], event["source"]),
+            *(event["id"], event["edge_us"], event["id"]),
+            *(shot.offset_ms, join_flags(event["flags"], shot.flags)),
+            *(shot.width, shot.height, len(shot.jpeg)),
+            *(hashlib.sha256(shot.jpeg).hexdigest(), state),
+        ),
+    )

@@ -14,7 +14,8 @@ _log = logging.getLogger(__name__)
 
 _LIMIT: Final = 10_000
 
-Statements = list[tuple[str, tuple[object, ...]]]
+Statement = tuple[str, tuple[object, ...]]
+Statements = list[Statement]
 
 
 class Unrecorded:

@@ -22,7 +22,7 @@ WEB_MAY_NOT_KNOW = {
 }
 OWNERS = {
     "cv2": {"frame_decoder", "picture_gate"},
-    "sqlite3": {"catalog", "database", "records"},
+    "sqlite3": {"adoption", "database", "records"},
     "RPi": set[str](),
     "requests": {"upload_targets"},
     "urllib3": {"upload_targets", "s3_target", "deadline"},
