@@ -36,6 +36,7 @@ _BUSY_CAP_S: Final = 30.0
 _REST_CAP_S: Final = 15.0
 _PROBE_S: Final = 60.0
 _LOOK_AHEAD: Final = 32
+_PROBED: Final = 10  # the oldest may be unreadable
 _CONNECT_TIMEOUT_S: Final = 5.0
 _PORTS: Final = {"http": 80, "https": 443}
 
@@ -371,8 +372,9 @@ class RetryWorker(Worker):
 
     def _probe(self) -> float:
         if self._probes:
-            for image in self._catalog.oldest_pending():
-                self._sender.send(self._target, image, replay=True, probe=True)
+            for image in self._catalog.oldest_pending(_PROBED):
+                if self._sender.send(self._target, image, replay=True, probe=True) is not None:
+                    break
         if self._line.paused is None:
             return 0.0
         return self._rest(_PROBE_S)

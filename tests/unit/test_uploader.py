@@ -645,6 +645,27 @@ def test_a_file_that_cannot_be_read_does_not_hold_up_the_others(
     assert "I/O error" in (waiting.last_error or "")
 
 
+def test_an_unreadable_file_does_not_keep_a_pause_from_ending(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = save_many(rig.catalog, 3)
+    rig.answer(WRONG)
+    rig.retry.step()
+    read = rig.catalog.folder.read
+
+    def bad_block(name: str) -> bytes:
+        if name == saved[0].filename:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(name)
+
+    monkeypatch.setattr(rig.catalog.folder, "read", bad_block)
+    rig.answer(DELIVERED)
+    rig.clock.passed_s += 60.0
+    rig.retry.step()
+    assert rig.service.status().paused is None
+    assert rig.state(saved[1]) == "uploaded"
+
+
 def test_a_failed_step_gives_the_image_back(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     image = save(rig.catalog)
     rig.service.submit(image)
