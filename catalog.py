@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -82,6 +83,7 @@ class Catalog(CatalogReader):
         self._unrecorded = Unrecorded()
         super().__init__(storage.state_dir / "thumbnails", self._unrecorded.states)
         self._deleting: dict[int, Image] = {}
+        self._deletes = threading.RLock()
         self.former: Path | None = None
         """Where the database was put that was set aside."""
         if not to_read:
@@ -442,22 +444,26 @@ class Catalog(CatalogReader):
     def delete(self, images: Iterable[Image]) -> None:
         """Delete files, then rows; what fails midway is ended by `finish_deleting`."""
         images = list(images)
-        self._db.sync()  # else a picture could be gone whose upload is not known any more
-        self._deleting.update({image.id: image for image in images})
-        self.folder.delete([image.filename for image in images])
-        for image in images:
-            with suppress(OSError):
-                (self.thumbnails / image.filename).unlink(missing_ok=True)
-        with self._db.transaction() as sql:
-            sql.executemany("DELETE FROM images WHERE id = ?", [(image.id,) for image in images])
-        for image in images:
-            self._deleting.pop(image.id, None)
-        self._pending_changed()
+        with self._deletes:
+            self._db.sync()  # else a picture could be gone whose upload is not known any more
+            self._deleting.update({image.id: image for image in images})
+            self.folder.delete([image.filename for image in images])
+            for image in images:
+                with suppress(OSError):
+                    (self.thumbnails / image.filename).unlink(missing_ok=True)
+            with self._db.transaction() as sql:
+                sql.executemany(
+                    "DELETE FROM images WHERE id = ?", [(image.id,) for image in images]
+                )
+            for image in images:
+                self._deleting.pop(image.id, None)
+            self._pending_changed()
 
     def finish_deleting(self) -> None:
         """End deletions that failed midway: no row is to stay whose file has gone."""
-        if self._deleting:
-            self.delete(list(self._deleting.values()))
+        with self._deletes:  # what another thread is at has not failed
+            if self._deleting:
+                self.delete(list(self._deleting.values()))
 
     def delete_events(self, before: datetime) -> int:
         """Delete ended events before `before` that have no image any more; return how many.

@@ -200,8 +200,15 @@ class CatalogReader:
         return int(row[0]), int(row[1])
 
     def oldest_sent(self, limit: int) -> list[Image]:
-        """Return what a full disk can do without: images sent or never to be sent."""
-        return self._images("WHERE state IN ('uploaded', 'skipped') ORDER BY id LIMIT ?", (limit,))
+        """Return what a full disk can do without: images sent or never to be sent.
+
+        None of the last event's second: a further capture in it would get the same name again.
+        """
+        return self._images(
+            "WHERE state IN ('uploaded', 'skipped') AND edge_us / 1000000 IS NOT"
+            " (SELECT edge_us / 1000000 FROM events ORDER BY id DESC LIMIT 1) ORDER BY id LIMIT ?",
+            (limit,),
+        )
 
     @property
     def rebuilding(self) -> bool:

@@ -220,10 +220,27 @@ def test_low_disk_never_deletes_pending_ones(
     assert not cleanup.nothing_left_to_delete
 
 
+def test_low_disk_frees_no_name_that_comes_again(
+    catalog: Catalog, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by killing the program on a full disk: one name, two pictures, two keys."""
+    first = save(catalog, clock.ago(1), state="uploaded")
+    small_disk(catalog, monkeypatch, 9_000_000)
+    cleanup = service(catalog, min_free_bytes=9_000_000)
+    assert cleanup.make_room() == 0
+    assert cleanup.nothing_left_to_delete
+    second = save(catalog, clock.ago(1))
+    assert second.filename != first.filename
+    save(catalog, clock.ago(0))
+    assert cleanup.make_room() == 1
+    assert first.filename not in left(catalog)
+
+
 def test_a_full_disk_is_relieved_before_anything_is_written(
     catalog: Catalog, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(catalog, clock.ago(1), state="uploaded")
+    catalog.begin_event("r1", "gpio", clock.ago(0))
     small_disk(catalog, monkeypatch, len(JPEG))
     real_record = catalog.record_unrecorded
 
