@@ -47,6 +47,20 @@ def test_a_test_that_is_named_exists(folder: str, file: str, name: str) -> None:
     assert name in functions(path)
 
 
+def test_every_rig_is_named_and_every_named_rig_exists() -> None:
+    made = {path.stem for path in (ROOT / "bench" / "torture").glob("*.py")}
+    rigs = {
+        name
+        for name in made
+        if (ROOT / "bench" / "torture" / f"{name}.py").read_text().count("def main(")
+    }
+    table = STORAGE[STORAGE.index("| rig | what it does |") :].split("\n\n")[0]
+    told = set(re.findall(r"^\| (\w+) \|", table, re.MULTILINE)) - {"rig"}
+    assert told == rigs
+    for row in rows(STORAGE):
+        assert set(re.findall(r"\w+", row[3].partition("torture:")[2].rstrip(" |"))) <= rigs
+
+
 def test_every_mention_of_a_test_is_looked_up() -> None:
     assert len(NAMED_TESTS) > 60
     assert STORAGE.count("::test_") >= len(NAMED_TESTS)
