@@ -114,18 +114,23 @@ class Reconciler(Worker):
             return None
 
     def _orphans(self) -> Iterator[FoundFile]:
-        """Yield files without a row, a chunk at a time: there may be 700,000 files."""
+        """Yield files without a row, a chunk at a time: there may be 700,000 files.
+
+        A file that is still there after its row was looked for: a cleanup takes the file first.
+        """
         for chunk in _chunks(self._catalog.folder.scan()):
             candidates = [f for f in chunk if not self._catalog.is_being_saved(f.name)]
             known = self._catalog.known_names([file.name for file in candidates])
-            yield from (file for file in candidates if file.name not in known)
+            for file in candidates:
+                if file.name not in known and (self._catalog.folder.path / file.name).exists():
+                    yield file
 
     def _listed_strangers(self, listed: PendingList | None) -> Iterator[FoundFile]:
         """Yield files that the list of an older install names in another way than this program."""
         for name in listed.names if listed else ():
             if parse_name(name) is None and Path(name).suffix.lower() in (".jpg", ".jpeg"):
                 path = self._catalog.folder.path / name
-                if path.is_file() and not self._catalog.has_row(name):
+                if not self._catalog.has_row(name) and path.is_file():
                     status = path.stat()
                     modified_s = status.st_mtime
                     yield FoundFile(name, "unknown", int(modified_s), status.st_size, modified_s)

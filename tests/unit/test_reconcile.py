@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -128,6 +128,23 @@ def test_a_running_capture_is_not_adopted_besides(
     image = catalog.save(event_id, shot(), state="pending")
     assert (image.event_id, image.offset_ms) == (event_id, 12.5)
     assert states(catalog) == {image.filename: "pending"}
+
+
+def test_an_image_deleted_while_files_are_looked_at_is_no_file_without_a_row(
+    config: StorageConfig, reopen: Callable[[], Catalog], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by killing the program on a full disk: a row, pending, of a file that had gone."""
+    catalog = reopen()
+    image = save(catalog, state="uploaded")
+    real_known_names = catalog.known_names
+
+    def known_names(names: Sequence[str]) -> set[str]:
+        catalog.delete([image])
+        return real_known_names(names)
+
+    monkeypatch.setattr(catalog, "known_names", known_names)
+    run(catalog, config)
+    assert states(catalog) == {}
 
 
 def test_a_row_without_its_file_is_missing(
