@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final
@@ -23,6 +26,8 @@ _THUMBNAIL_WIDTH: Final = 320
 _THUMBNAIL_QUALITY: Final = 80
 _MAX_DECODER_THREADS: Final = 8
 _PIPE_BYTES: Final = 1_000_000
+_FEED_S: Final = 5.0
+_FEED_TURN_MS: Final = 10
 _F_SETPIPE_SZ: Final = getattr(fcntl, "F_SETPIPE_SZ", 1031)
 
 
@@ -92,16 +97,20 @@ class EarlyDecode:
     """Decode what is there of a GOP while the wanted picture's packets are still to come.
 
     `packets` hold `frames` frames; the wanted one is the last of them or a later one. A pipe,
-    unlike a file, makes the decoder wait for more.
+    unlike a file, makes the decoder wait for more. What it does not take yet is kept for later:
+    a decoder that has enough, or has given up, must not hold up whoever feeds it.
     """
 
     def __init__(self, packets: Sequence[bytes], frames: int) -> None:
         self._fed: tuple[bytes, ...] = ()
+        self._rest: deque[memoryview] = deque()
         self._before_wanted = frames - 1
         self._wanted: int | None = None
+        self._has_enough = threading.Event()
         self._decided = threading.Event()
         self._bgr: Bgr | None = None
         reading, self._writing = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._writing, False)
         with suppress(OSError):
             fcntl.fcntl(self._writing, _F_SETPIPE_SZ, _PIPE_BYTES)
         self._thread = threading.Thread(
@@ -118,21 +127,29 @@ class EarlyDecode:
         same = all(fed is packet for fed, packet in zip(self._fed, packets, strict=False))
         if same and len(packets) >= len(self._fed) and frames > self._before_wanted:
             self._wanted = frames
+            self._decided.set()
             self._feed(packets[len(self._fed) :])
         self._end()
-        return self._bgr
+        return None if self._rest else self._bgr
 
     def abandon(self) -> None:
         """Decode no more."""
         self._end()
 
     def _feed(self, packets: Sequence[bytes]) -> None:
-        with suppress(BrokenPipeError):  # the decoder has given up
-            for packet in packets:
-                rest = memoryview(packet)
-                while rest:
-                    rest = rest[os.write(self._writing, rest) :]
         self._fed += tuple(packets)
+        self._rest.extend(memoryview(packet) for packet in packets if packet)
+        room = select.poll()
+        room.register(self._writing, select.POLLOUT)
+        given_up_s = time.monotonic() + _FEED_S
+        with suppress(BrokenPipeError):  # the decoder has given up
+            while self._rest and time.monotonic() < given_up_s:
+                if room.poll(_FEED_TURN_MS):
+                    rest = self._rest.popleft()
+                    if left := rest[os.write(self._writing, rest) :]:
+                        self._rest.appendleft(left)
+                elif self._has_enough.is_set() and not self._decided.is_set():
+                    return
 
     def _end(self) -> None:
         self._decided.set()
@@ -146,8 +163,11 @@ class EarlyDecode:
             os.close(reading)
         try:
             came = 0
-            while came < self._before_wanted and not self._is_abandoned() and decoder.grab():
+            while came < self._before_wanted and not self._is_abandoned():
+                if not decoder.grab():
+                    return
                 came += 1
+            self._has_enough.set()
             self._decided.wait()
             while came < (self._wanted or 0) and decoder.grab():
                 came += 1
