@@ -14,6 +14,7 @@ from rtp_jpeg import JpegAssembler
 _HEADER_BYTES: Final = 12
 _LARGEST_PICTURE_BYTES: Final = 16_000_000
 _NEAR: Final = 1 << 15
+_REORDER_S: Final = 0.05  # what a LAN mixes up is put right within milliseconds
 _RESTARTED: Final = 3000  # a sequence number so far off is a new start, not an old packet
 _H264_STAP_A: Final = 24
 _H264_FU_A: Final = 28
@@ -41,6 +42,7 @@ class RtpReceiver:
     """Take packets in the order they come, from one source.
 
     `reorder` packets at most are held back while an earlier one may still come; 0 over TCP.
+    `size` in pixels is what the description says of JPEGs too large for the packets to say it.
     """
 
     def __init__(
@@ -51,15 +53,17 @@ class RtpReceiver:
         clock_hz: int,
         parameter_sets: tuple[bytes, ...] = (),
         reorder: int = 0,
+        size: tuple[int, int] = (0, 0),
     ) -> None:
         self._payload_type = payload_type
         self._clock_hz = clock_hz
         self._reorder = reorder
         self._assembler: JpegAssembler | NalAssembler = (
-            JpegAssembler() if codec == "mjpeg" else NalAssembler(codec, parameter_sets)
+            JpegAssembler(size) if codec == "mjpeg" else NalAssembler(codec, parameter_sets)
         )
         self._source: bytes | None = None
         self._expected: int | None = None
+        self._is_other_source = False
         self._early: dict[int, tuple[bytes, float]] = {}
         self._ticks = 0
         self._timestamp: int | None = None
@@ -75,6 +79,7 @@ class RtpReceiver:
             return
         sequence = int.from_bytes(packet[2:4], "big")
         if packet[8:12] != self._source:  # the camera has started anew
+            self._is_other_source = self._source is not None
             self._source = packet[8:12]
             self._expected = None
             self._early.clear()
@@ -83,9 +88,9 @@ class RtpReceiver:
             return  # it came before, or too late
         if ahead and self._reorder:
             self._early[sequence] = (packet, arrival_s)
-            if len(self._early) <= self._reorder:
-                return
-            self._take_early(pictures, skip=True)
+            waited_s = arrival_s - next(iter(self._early.values()))[1]
+            if len(self._early) > self._reorder or waited_s > _REORDER_S:
+                self._take_early(pictures, skip=True)
             return
         self._take(sequence, packet, arrival_s, pictures)
         if self._early:
@@ -105,7 +110,8 @@ class RtpReceiver:
     def _take(
         self, sequence: int, packet: bytes, arrival_s: float, pictures: list[CodedPicture]
     ) -> None:
-        lost = self._expected is not None and sequence != self._expected
+        lost = self._is_other_source or (self._expected is not None and sequence != self._expected)
+        self._is_other_source = False
         self._expected = (sequence + 1) & 0xFFFF
         timestamp = int.from_bytes(packet[4:8], "big")
         if timestamp != self._timestamp:
@@ -173,7 +179,9 @@ class NalAssembler:
         if after_loss:
             self._lose()
         self._size_bytes += len(payload)
-        if len(payload) < 2 or self._size_bytes > _LARGEST_PICTURE_BYTES:
+        if len(payload) < 2:
+            return  # padding alone, or H.264's end of a sequence
+        if self._size_bytes > _LARGEST_PICTURE_BYTES:
             self._torn = True
         elif self._codec == "h264":
             self._add_h264(payload)

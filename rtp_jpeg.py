@@ -42,9 +42,15 @@ _HUFFMAN: Final = bytes.fromhex(
 
 
 class JpegAssembler:
-    """Put the payloads of one picture together."""
+    """Put the payloads of one picture together.
 
-    def __init__(self) -> None:
+    `size` in pixels is for pictures over 2040 pixels, which packets can't tell.
+    """
+
+    def __init__(self, size: tuple[int, int] = (0, 0)) -> None:
+        self._size = size
+        self._quantizers: dict[int, list[bytes]] = {}
+        """By quality, as a camera may send tables only once."""
         self._begin()
 
     def _begin(self) -> None:
@@ -71,9 +77,12 @@ class JpegAssembler:
                 precision = payload[at + 1] if len(payload) > at + 1 else 0
                 at += 4 + tables_bytes
                 quantizers = _sent_quantizers(tables, precision)
+                quantizers = quantizers or self._quantizers.get(payload[5], [])
+                self._quantizers[payload[5]] = quantizers
             else:
                 quantizers = _standard_quantizers(payload[5])
             size = (payload[6] * 8, payload[7] * 8)
+            size = size if all(size) else self._size
             self._head = _headers(payload[4] % 64, size, quantizers, restart)
             self._broken |= not quantizers or payload[4] % 64 not in _LUMA_SAMPLING
         self._scan += payload[at:]

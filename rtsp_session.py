@@ -68,6 +68,7 @@ class RtspSession:
             clock_hz=video.clock_hz,
             parameter_sets=video.parameter_sets,
             reorder=_UDP_REORDER if transport == "udp" else 0,
+            size=video.size,
         )
         try:
             self._uri = _resolve(self._dialogue.base_uri, video.session_control)

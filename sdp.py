@@ -14,6 +14,9 @@ from typing import Final
 SUPPORTED: Final = ("H264", "H265", "JPEG")
 
 _RTPMAP: Final = re.compile(r"a=rtpmap:\s*(\d+)\s+([^/\s]+)(?:/(\d+))?", re.IGNORECASE)
+_SIZE: Final = re.compile(
+    r"a=(?:x-dimensions:|framesize:\s*\d+\s)\s*(\d{1,5})[,-](\d{1,5})", re.IGNORECASE
+)
 _STATIC: Final = {"26": "JPEG", "31": "H261", "32": "MPV", "33": "MP2T", "34": "H263"}
 _SETS: Final = ("sprop-vps", "sprop-sps", "sprop-pps", "sprop-parameter-sets")
 _CLOCK_HZ: Final = 90_000
@@ -32,6 +35,8 @@ class Video:
     control: str
     session_control: str
     parameter_sets: tuple[bytes, ...]
+    size: tuple[int, int] = (0, 0)
+    """Width and height in pixels where they are told."""
 
 
 def first_video(sdp: str) -> Video | None:
@@ -41,6 +46,7 @@ def first_video(sdp: str) -> Video | None:
     payload: str | None = None
     control = session_control = ""
     sets: tuple[bytes, ...] = ()
+    size = (0, 0)
     in_media = False
     for line in map(str.strip, sdp.splitlines()):
         if line.startswith("m="):
@@ -58,6 +64,8 @@ def first_video(sdp: str) -> Video | None:
                 session_control = value
         elif payload is not None and (rtpmap := _RTPMAP.match(line)):
             names[rtpmap[1]], clocks[rtpmap[1]] = rtpmap[2], rtpmap[3]
+        elif payload is not None and (told := _SIZE.match(line)):
+            size = (int(told[1]), int(told[2]))
         elif payload is not None and line.startswith(f"a=fmtp:{payload} "):
             sets = _parameter_sets(line.partition(" ")[2])
     if payload is None:
@@ -70,6 +78,7 @@ def first_video(sdp: str) -> Video | None:
         control=control,
         session_control=session_control,
         parameter_sets=sets,
+        size=size,
     )
 
 

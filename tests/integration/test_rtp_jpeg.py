@@ -17,8 +17,8 @@ from tests.rigs.clips import FFMPEG
 CLIP = Path(__file__).parents[2] / "demo" / "clips" / "entry.h264"
 
 
-def received(packets: list[bytes]) -> list[CodedPicture]:
-    receiver = RtpReceiver("mjpeg", payload_type=26, clock_hz=90_000)
+def received(packets: list[bytes], size: tuple[int, int] = (0, 0)) -> list[CodedPicture]:
+    receiver = RtpReceiver("mjpeg", payload_type=26, clock_hz=90_000, size=size)
     pictures: list[CodedPicture] = []
     for one in packets:
         receiver.feed(one, 0.0, pictures)
@@ -80,6 +80,34 @@ def test_the_standard_tables_of_a_quality(tmp_path: Path, quality: int) -> None:
     packets[0] = head + packets[0][12:20] + packets[0][20 + tables_bytes :]
     said = [one[:17] + bytes([quality]) + one[18:] for one in packets]
     found = received(said)
+    bgr = decode_jpeg(found[0].data)
+    assert bgr is not None
+    assert np.array_equal(bgr, shown)
+
+
+def test_tables_that_are_sent_only_once(tmp_path: Path) -> None:
+    shown = wide_jpeg(tmp_path / "a.jpg", 85)
+    first = [one[:17] + bytes([200]) + one[18:] for one in jpeg_packets(tmp_path / "a.jpg")]
+    tables_bytes = int.from_bytes(first[0][22:24], "big")
+    bare = [first[0][:22] + b"\0\0" + first[0][24 + tables_bytes :], *first[1:]]
+    second = [
+        one[:2] + (int.from_bytes(one[2:4], "big") + len(first)).to_bytes(2, "big") + b"late"
+        + one[8:]
+        for one in bare
+    ]  # fmt: skip
+    found = received([*first, *second])
+    assert len(found) == 2
+    bgr = decode_jpeg(found[1].data)
+    assert bgr is not None
+    assert np.array_equal(bgr, shown)
+
+
+def test_a_picture_too_large_for_its_packets_to_tell(tmp_path: Path) -> None:
+    """Width and height are bytes, in units of 8 pixels: 0 where they don't fit (RFC 2435)."""
+    shown = wide_jpeg(tmp_path / "a.jpg", 85)
+    packets = [one[:18] + b"\0\0" + one[20:] for one in jpeg_packets(tmp_path / "a.jpg")]
+    height, width = shown.shape[:2]
+    found = received(packets, (width, height))
     bgr = decode_jpeg(found[0].data)
     assert bgr is not None
     assert np.array_equal(bgr, shown)

@@ -49,7 +49,7 @@ def received(packets: list[bytes], into: RtpReceiver | None = None) -> list[Code
     into = into or receiver()
     pictures: list[CodedPicture] = []
     for number, one in enumerate(packets):
-        into.feed(one, 100.0 + number, pictures)
+        into.feed(one, 100.0 + number / 1000, pictures)
     return pictures
 
 
@@ -67,7 +67,7 @@ def test_pictures_come_whole_at_once_and_in_time() -> None:
     assert [p.torn for p in found] == [False] * 3
     steps = [b.position_s - a.position_s for a, b in pairwise(found)]
     assert steps == pytest.approx([TICKS / 90_000] * 2)
-    assert found[-1].arrival_s == 100.0 + len(packets) - 1
+    assert found[-1].arrival_s == 100.0 + (len(packets) - 1) / 1000
 
 
 def test_a_real_clip_survives() -> None:
@@ -233,3 +233,33 @@ def test_any_bytes_are_borne(rubbish: list[bytes], codec: str) -> None:
     ]
     for pictures in (received(headed, receiver(codec)), received(rubbish, receiver(codec))):
         assert all(isinstance(picture.data, bytes) for picture in pictures)
+
+
+def test_udp_waits_shortly_for_what_does_not_come() -> None:
+    """At few small pictures a second, 32 packets are seconds: the camera would seem stalled."""
+    packets = packets_of([[SPS, PPS, KEY], *[[PLAIN_LATER[:1] + b"\x9a" + b"z"]] * 30])
+    into = receiver(reorder=32)
+    found: list[CodedPicture] = []
+    late_s = []
+    for number, one in enumerate(packets):
+        if number != len(packets) - 20:
+            into.feed(one, 100.0 + number / 15, found)
+            late_s.append(100.0 + number / 15 - found[-1].arrival_s if found else 0.0)
+    assert len(found) == 30
+    assert max(late_s) < 0.2
+
+
+def test_another_source_is_a_loss() -> None:
+    whole = packets_of([[SPS, PPS, KEY], [PLAIN]])
+    others = [one[:8] + b"else" + one[12:] for one in packets_of([[PLAIN]], ticks=90_000)]
+    assert [p.torn for p in received([*whole, *others])] == [False, False, True]
+    others = [one[:8] + b"else" + one[12:] for one in packets_of([[SPS, PPS, KEY]], ticks=90_000)]
+    assert [p.torn for p in received([*whole, *others])] == [False, False, False]
+
+
+def test_packets_of_padding_alone_tear_nothing() -> None:
+    packets = packets_of([[SPS, PPS, KEY], [b"\x0b", PLAIN], [PLAIN]])
+    bare = packets[-1][:12]
+    padding = bytes([bare[0] | 0x20]) + bare[1:2] + (len(packets)).to_bytes(2, "big") + bare[4:]
+    found = received([*packets, padding + b"\0\0\0\4"])
+    assert [p.torn for p in found] == [False] * 3

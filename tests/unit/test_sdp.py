@@ -35,3 +35,10 @@ def test_a_clock_that_is_not_told_is_90_khz(clock: str) -> None:
     video = first_video(f"m=video 0 RTP/AVP 96\na=rtpmap:96 H264{clock}\n")
     assert video is not None
     assert video.clock_hz == 90_000
+
+
+@pytest.mark.parametrize("line", ["a=x-dimensions:2592,1944", "a=framesize:26 2592-1944"])
+def test_the_size_of_pictures_whose_packets_cannot_tell_it(line: str) -> None:
+    video = first_video(f"m=video 0 RTP/AVP 26\r\n{line}\r\n")
+    assert video is not None
+    assert video.size == (2592, 1944)
