@@ -22,7 +22,7 @@ _WIDTH: Final = 640
 _BLOCK: Final = 16
 _BLACK_LEVEL: Final = 32  # a night picture has a lamp, a reflection or a sky above it
 _LIT_SHARE: Final = 0.002
-_VOID_LEVELS: Final = (127, 132)  # of each colour: FFmpeg's grey where it has no data at all
+_VOID_LEVELS: Final = range(127, 133)  # of each colour: FFmpeg's grey where it has no data at all
 _VOID_SHARE: Final = 0.08
 _STREAK_DIFFERENCE: Final = 0.2
 _STREAK_DEVIATION: Final = 8.0
@@ -70,27 +70,40 @@ def _variance(levels: npt.NDArray[np.generic]) -> float:
 
 
 def _void_share(small: Bgr) -> float:
-    """Return the share of blocks that hold nothing but the grey of missing picture data."""
-    low, high = _VOID_LEVELS
-    void = cv2.inRange(small, (low, low, low), (high, high, high))
+    """Return the share of blocks that hold nothing but the grey of missing picture data.
+
+    It is one level throughout: fog, a grey wall or a cloudy sky have noise or a gradient.
+    """
     blocks = (max(1, small.shape[1] // _BLOCK), max(1, small.shape[0] // _BLOCK))
-    shares = cv2.resize(void, blocks, interpolation=cv2.INTER_AREA)
-    share: float = np.count_nonzero(shares == 255) / shares.size
+    counts = []
+    for level in _VOID_LEVELS:
+        void = cv2.inRange(small, (level,) * 3, (level,) * 3)
+        shares = cv2.resize(void, blocks, interpolation=cv2.INTER_AREA)
+        counts.append(int(np.count_nonzero(shares == 255)))
+    share: float = max(counts) / (blocks[0] * blocks[1])
     return share
 
 
 def _streak_share(grey: Grey) -> float:
-    """Return the height of the largest stack of equal rows that are not plain, as a share.
+    """Return the height of the equal rows at the bottom, as a share; none when they are plain.
 
-    A decoder that lacks the lower part of a picture may draw its last row on and on.
+    A decoder that lacks the lower part of a picture may draw its last row on and on. What is made
+    of equal rows above them too is a test pattern.
     """
-    differences = cv2.reduce(cv2.absdiff(grey[1:], grey[:-1]), 1, cv2.REDUCE_AVG, dtype=cv2.CV_32F)
-    longest = run = 0
-    for row, is_same in enumerate(differences[:, 0] <= _STREAK_DIFFERENCE):
-        run = run + 1 if is_same and grey[row].std() >= _STREAK_DEVIATION else 0
-        longest = max(longest, run)
-    share: float = longest / grey.shape[0]
-    return share
+    last = grey[-1:]
+    differences = cv2.reduce(
+        cv2.absdiff(grey, np.repeat(last, len(grey), axis=0)),
+        *(1, cv2.REDUCE_AVG),
+        dtype=cv2.CV_32F,
+    )[:, 0]
+    other = np.flatnonzero(differences > _STREAK_DIFFERENCE)
+    if len(other) < 2 * _BLOCK or last.std() < _STREAK_DEVIATION:
+        return 0.0
+    start = int(other[-1]) + 1
+    above, higher = grey[start - _BLOCK // 2], grey[start - _BLOCK]
+    if cv2.absdiff(above, higher).mean() <= _STREAK_DIFFERENCE:
+        return 0.0
+    return (len(grey) - start) / len(grey)
 
 
 class FreezeWatch:

@@ -72,6 +72,24 @@ def test_a_last_row_drawn_on_and_on_is_smeared(picture: Bgr) -> None:
     assert look_at(torn).flags == ("smeared",)
 
 
+def test_colour_bars_are_no_fault() -> None:
+    """Servers under test show them: rows that are equal, in two bands."""
+    bars = np.repeat(np.linspace(20, 235, 8).astype(np.uint8), 160)
+    pattern = np.empty((720, 1280, 3), np.uint8)
+    pattern[:480], pattern[480:] = bars[:, None], bars[::-1, None]
+    assert "smeared" not in look_at(pattern).flags
+
+
+@pytest.mark.parametrize("level", [128, 130])
+@pytest.mark.parametrize("deviation", [1.0, 3.0])
+def test_a_grey_wall_is_no_fault(picture: Bgr, level: int, deviation: float) -> None:
+    wall = picture.copy()
+    height = wall.shape[0] // 2
+    grain = np.random.default_rng(1).normal(0, deviation, (height, wall.shape[1], 1))
+    wall[:height] = np.round(level + grain).astype(np.uint8)
+    assert look_at(wall).flags == ()
+
+
 def test_a_picture_out_of_focus_is_blurred_and_less_sharp(picture: Bgr) -> None:
     blurred = np.asarray(cv2.GaussianBlur(picture, (0, 0), 6), np.uint8)
     assert look_at(blurred).flags == ("blurred",)
