@@ -19,6 +19,7 @@ _SKIPPED_PACKETS: Final = 3  # a session's first packets can come up to 39 ms ea
 _SETTLE_S: Final = 1.0
 _REORDER_S: Final = 0.5  # B-frames step back by a few frames, never by more
 _JUMP_S: Final = 0.2  # a position that far ahead of its arrival means a new time base
+_BURST_S: Final = 15.0  # at first a server may send all since the last keyframe at once
 _GAP_PERIODS: Final = 1.6
 _IRREGULAR_SHARE: Final = 0.2  # more wide gaps: the frame rate varies, nothing is lost
 _RECENT: Final = 50
@@ -82,7 +83,8 @@ class PacketRing:
         self._recent_s: deque[float] = deque(maxlen=_RECENT)
         self._skip = _SKIPPED_PACKETS
         self._last_delay_s = 0.0
-        self._first_position_s: float | None = None
+        self._first_arrival_s: float | None = None
+        self._last_arrival_s = 0.0
         self._newest_s: float | None = None
         self._previous_newest_s: float | None = None
         self._last_position_s: float | None = None
@@ -246,7 +248,8 @@ class PacketRing:
         last = self._last_position_s
         if last is None or self._newest_s is None:
             return False
-        if arrival_s - position_s < min(self._delays, default=self._last_delay_s) - _JUMP_S:
+        ahead_s = min(self._delays, default=self._last_delay_s) - (arrival_s - position_s)
+        if ahead_s > (_JUMP_S if self._settled() else _BURST_S):
             return True
         step_s = position_s - last
         if step_s >= 0:
@@ -259,11 +262,12 @@ class PacketRing:
 
     def _note_timing(self, position_s: float, arrival_s: float) -> None:
         self._last_delay_s = arrival_s - position_s
+        self._last_arrival_s = arrival_s
         if self._skip:
             self._skip -= 1
         else:
-            if self._first_position_s is None:
-                self._first_position_s = position_s
+            if self._first_arrival_s is None:
+                self._first_arrival_s = arrival_s
             self._delays.append(self._last_delay_s)
         self._recent_s.append(position_s)
         newest_s = self._newest_s
@@ -282,9 +286,8 @@ class PacketRing:
 
     def _settled(self) -> bool:
         return (
-            self._first_position_s is not None
-            and self._newest_s is not None
-            and self._newest_s - self._first_position_s >= _SETTLE_S
+            self._first_arrival_s is not None
+            and self._last_arrival_s - self._first_arrival_s >= _SETTLE_S
         )
 
     def _undamaged(self, gop: Gop) -> int:

@@ -77,6 +77,9 @@ class RtspSession:
         except TimeoutError:
             self.close()
             raise RtspError("timeout", "the camera answers too slowly (timeout)") from None
+        except (OSError, ValueError):  # it hangs up, or names addresses that are none
+            self.close()
+            raise RtspError("server_error", "the camera breaks the dialogue off") from None
         except BaseException:
             self.close()
             raise

@@ -30,6 +30,9 @@ _OPEN_TIMEOUT_S: Final = 10.0  # some cameras need seconds to answer a DESCRIBE
 _READ_TIMEOUT_S: Final = 0.5
 _STALLED_S: Final = 1.5
 _REOPEN_S: Final = 4.0
+_SHORT_SESSION_S: Final = 2.0
+_MISSED_PERIODS: Final = 2.5  # a camera with less than a picture a second may be late by that
+_NEXT_PERIODS: Final = 1.5
 _BACKOFF_START_S: Final = 0.5
 _BACKOFF_CAP_S: Final = 1.0
 _REFUSED_BACKOFF_S: Final = 60.0  # cameras lock an account after a few wrong passwords
@@ -132,8 +135,7 @@ class CameraStream(Worker):
         """Read one packet, or try to open the session."""
         if self._session is None:
             return self._connect()
-        self._read(self._session)
-        return 0.0
+        return self._read(self._session)
 
     def close(self) -> None:
         """Close the session and forget its packets."""
@@ -141,6 +143,8 @@ class CameraStream(Worker):
         if session is not None:
             session.close()
         with self._changed:
+            for pin in self._pins:
+                pin.fallback = self._nearest_of(pin, self._hold(pin.wanted_s))
             self._ring = None
             self._changed.notify_all()
 
@@ -167,22 +171,23 @@ class CameraStream(Worker):
             keep_s = _keep_s(self.camera, self._settings)
             self._ring = PacketRing(codec=session.codec, keep_s=keep_s)
 
-    def _read(self, session: RtspSession) -> None:
+    def _read(self, session: RtspSession) -> float:
         try:
             for picture in session.read(_READ_TIMEOUT_S):
                 self._receive(picture)
         except RtspError as error:
-            self._lose(error.diagnosis.reason, error.diagnosis.hint)
-            return
+            return self._lose(error.diagnosis.reason, error.diagnosis.hint)
         age_s = self._newest_age_s()
-        if age_s > _REOPEN_S:
-            self._lose(f"no new picture for {age_s:.0f} s", _SILENT.hint)
-        elif age_s > _STALLED_S:
+        is_late = self._is_late(age_s)
+        if is_late and age_s > _REOPEN_S:
+            return self._lose(f"no new picture for {age_s:.0f} s", _SILENT.hint)
+        if is_late:
             if self._state == "streaming":
                 self._enter("stalled", f"no new picture for {age_s:.1f} s", _SILENT.hint)
         elif self._state != "streaming" and self._live():
             self._enter("streaming", None, None)
             self._attempts = 0
+        return 0.0
 
     def _receive(self, picture: CodedPicture) -> None:
         if picture.key and self._size is None:
@@ -200,14 +205,19 @@ class CameraStream(Worker):
             )
             for pin in self._pins:
                 if ring.covers(pin.settled_s):
-                    pin.held = self._hold(pin.wanted_s, pin.within_s)
+                    pin.held = self._hold_nearer(pin)
             if any(pin.held for pin in self._pins):
                 self._pins = [pin for pin in self._pins if not pin.held]
                 self._changed.notify_all()
 
-    def _lose(self, reason: str, hint: str) -> None:
+    def _lose(self, reason: str, hint: str) -> float:
+        """End the session and return the seconds to wait before the next one."""
         self.close()
         self._enter("down", reason, hint, "; reconnecting")
+        if time.monotonic() - self._opened_s >= _SHORT_SESSION_S:
+            return 0.0
+        self._attempts += 1
+        return _backoff_s(self._attempts)
 
     def _enter(self, state: str, reason: str | None, hint: str | None, next_step: str = "") -> None:
         with self._changed:
@@ -293,7 +303,7 @@ class CameraStream(Worker):
             shot_s = ring.newest_shot_s if ring is not None else None
             state, reason, hint = self._state, self._reason, self._hint
             age_s = None if shot_s is None else max(0.0, time.monotonic() - shot_s)
-            if state == "streaming" and age_s is not None and age_s > _STALLED_S:
+            if state == "streaming" and age_s is not None and self._is_late(age_s):
                 state, reason, hint = "stalled", f"no new picture for {age_s:.1f} s", _SILENT.hint
             period_s = ring.period_s if ring is not None else None
             gop_s = ring.gop_s if ring is not None else None
@@ -330,7 +340,7 @@ class CameraStream(Worker):
         with self._changed:
             while not pin.held:
                 live = self._live()
-                patience_s = _LIVE_WAIT_S if live else self._settings.timeout_s
+                patience_s = self._live_wait_s() if live else self._settings.timeout_s
                 now_s = time.monotonic()
                 wait_s = pin.settled_s + min(patience_s, self._settings.timeout_s) - now_s
                 if wait_s <= 0 or self.stopping or not (live or self._patient):
@@ -344,12 +354,24 @@ class CameraStream(Worker):
     def _live(self) -> bool:
         with self._changed:
             has_pictures = self._ring is not None and self._ring.has_pictures
-        return has_pictures and self._newest_age_s() < _STALLED_S
+        return has_pictures and not self._is_late(self._newest_age_s())
 
     def _newest_age_s(self) -> float:
         with self._changed:
             shot_s = self._ring.newest_shot_s if self._ring is not None else None
         return time.monotonic() - (self._opened_s if shot_s is None else shot_s)
+
+    def _is_late(self, age_s: float) -> bool:
+        """Tell whether a newest picture of that age means that the camera has stopped."""
+        return age_s > _STALLED_S and age_s > _MISSED_PERIODS * self._period_s()
+
+    def _live_wait_s(self) -> float:
+        """Return how long after its moment a live camera's picture may come."""
+        return max(_LIVE_WAIT_S, _NEXT_PERIODS * self._period_s())
+
+    def _period_s(self) -> float:
+        with self._changed:
+            return (self._ring.period_s if self._ring is not None else None) or 0.0
 
     def _hold(self, wanted_s: float, within_s: float = 0.0) -> tuple[Held, ...]:
         """Return the picture nearest to a moment, or all undamaged ones around it."""
@@ -359,6 +381,21 @@ class CameraStream(Worker):
         nearest = self._ring.nearest(wanted_s, self._settings.max_offset_ms / 1000)
         choices: Sequence[Choice] = around or ((nearest,) if nearest else ())
         return tuple(Held(choice, self._codec) for choice in choices)
+
+    def _hold_nearer(self, pin: Pin) -> Sequence[Held]:
+        """Return what the ring has for a pin, or what an earlier session had if that is nearer."""
+        held = self._hold(pin.wanted_s, pin.within_s)
+        fallback = pin.fallback
+        if not held or fallback is None or self._nearest_of(pin, held) is not fallback:
+            return held
+        distance_s = min(abs(one.choice.shot_s - pin.wanted_s) for one in held)
+        return held if distance_s <= self._settings.max_offset_ms / 1000 else (fallback,)
+
+    @staticmethod
+    def _nearest_of(pin: Pin, held: Sequence[Held]) -> Held | None:
+        """Return the nearest of these and the pin's fallback."""
+        found = [one for one in (pin.fallback, *held) if one is not None]
+        return min(found, key=lambda one: abs(one.choice.shot_s - pin.wanted_s), default=None)
 
     def _hold_around(self, pin: Pin) -> tuple[Held, ...]:
         """Return what may stand in for a pinned picture that proves damaged."""
@@ -373,8 +410,7 @@ class CameraStream(Worker):
 
     def _best_late(self, pin: Pin) -> Held:
         """Return the nearest picture there ever was to a moment whose own did not come."""
-        found = [held for held in (pin.fallback, *self._hold(pin.wanted_s)) if held]
-        best = min(found, key=lambda held: abs(held.choice.shot_s - pin.wanted_s), default=None)
+        best = self._nearest_of(pin, self._hold(pin.wanted_s))
         if best is None or abs(best.choice.shot_s - pin.wanted_s) > self._settings.timeout_s:
             reason = self._reason or "no picture from the camera yet"
             raise StreamError(reason, self._hint or _SILENT.hint)

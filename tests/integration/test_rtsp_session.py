@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+import config
 from rtp import CodedPicture
 from rtsp_dialogue import RtspError
 from rtsp_session import RtspSession
+from rtsp_stream import CameraStream
 from simulator import clip, rtp
 from tests.rigs.scripted_camera import WAIT_S, Peer, Serve, Server, serving
 
@@ -247,6 +249,22 @@ def test_refusals_in_words(serve: Serve, refuse: dict[str, str], code: str, word
         opened(serve(Camera(refuse=refuse)))
     assert caught.value.diagnosis.code == code
     assert caught.value.diagnosis.hint
+
+
+@pytest.mark.parametrize("control", ["rtsp://[::1/x", "rtsp://a]b/"])
+def test_an_address_that_is_none(serve: Serve, control: str) -> None:
+    with pytest.raises(RtspError, match="breaks the dialogue off"):
+        opened(serve(Camera(control=f"a=control:{control}\r\n")))
+
+
+def test_a_camera_that_hangs_up_whenever_it_should_play_is_not_hammered(serve: Serve) -> None:
+    server = serve(Camera(play=lambda peer: None, linger=False))
+    parsed = config.parse({"CAMERA_1_RTSP": f"rtsp://127.0.0.1:{server.port}/x"})
+    stream = CameraStream(parsed.cameras[0], parsed.capture, threading.Semaphore(1))
+    for _ in range(2):
+        assert stream.step() == 0.0
+        assert (stream.step() or 0.0) >= 0.25
+    stream.close()
 
 
 def test_a_login_is_renewed_for_later_requests(serve: Serve) -> None:

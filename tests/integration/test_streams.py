@@ -168,6 +168,27 @@ def test_a_killed_camera_is_down_at_once_and_recovers() -> None:
         settle(stream)
 
 
+def test_a_camera_killed_at_the_moment_gives_its_last_picture() -> None:
+    """It was there when the moment came near; the first one of the next session is later."""
+    with (
+        RtspServer({"/cam": clip("h264-720p25-gop25")}) as server,
+        stream_of(server.url("/cam")) as stream,
+    ):
+        settle(stream)
+        wanted_s = time.monotonic() + 0.6
+        pin = stream.pin(wanted_s)
+        stream.pause(0.5)
+        server.kill()
+        wait_for_state(stream, "down", 5)
+        server.restart()
+        frame = stream.take(pin)
+        assert abs(frame.shot_s - wanted_s) <= 0.25
+        assert "stale" not in frame.flags
+        number = number_of(frame)
+        assert number is not None
+        assert abs(server.offset_of("/cam", number, frame.shot_s)) <= JITTER_S
+
+
 def test_a_camera_that_hangs_while_it_is_opened_holds_up_no_other() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,

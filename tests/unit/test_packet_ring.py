@@ -79,6 +79,21 @@ def nearest(ring: PacketRing, wanted_s: float) -> Choice:
 # The right picture at the right time.
 
 
+@pytest.mark.parametrize("period_s", [0.04, 0.2, 1.0])
+def test_a_server_may_begin_with_all_since_the_last_keyframe(period_s: float) -> None:
+    """They come at once, each later than the next one: no new time base, and no wrong moment."""
+    count = round(8 / period_s)
+    packets = stream(count, period_s=period_s, gop=count)
+    joined_s = packets[count // 2].shot_s + 0.01
+    burst = [replace(p, arrival_s=max(p.arrival_s, joined_s)) for p in packets]
+    for late in range(count // 2, count):
+        ring = filled(burst[: late + 1])
+        choice = nearest(ring, packets[late].shot_s)
+        assert numbers(choice) == list(range(late + 1))
+        assert choice.shot_s == pytest.approx(packets[late].shot_s, abs=0.011)
+    assert not choice.timing_unsure
+
+
 def test_the_nearest_picture_comes_with_what_its_decoding_needs() -> None:
     ring = filled(stream(100))
     choice = nearest(ring, BASE_S + 60 * PERIOD_S + 0.015)
