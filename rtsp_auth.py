@@ -38,10 +38,17 @@ def parse_challenges(headers: list[str]) -> Challenges:
 
 
 def digest_answer(
-    params: dict[str, str], user: str, password: str, method: str, uri: str, cnonce: str
+    params: dict[str, str],
+    user: str,
+    password: str,
+    method: str,
+    uri: str,
+    cnonce: str,
+    use: int = 1,
 ) -> str | None:
     """Compute the `Authorization` value for a Digest challenge (RFC 2617, RFC 7616).
 
+    `use` counts the answers to this challenge: a strict server takes the same count for a replay.
     `None` when the challenge asks for something else than MD5 or SHA-256 with qop auth or none.
     """
     algorithm = params.get("algorithm", "MD5").upper()
@@ -61,7 +68,7 @@ def digest_answer(
     secret = digest(user, realm, password)
     if algorithm != base:
         secret = digest(secret, nonce, cnonce)
-    count = ("00000001", cnonce, "auth") if offered else ()
+    count = (f"{use:08x}", cnonce, "auth") if offered else ()
     fields = {"username": user, "realm": realm, "nonce": nonce, "uri": uri}
     fields["response"] = digest(secret, nonce, *count, digest(method, uri))
     if "opaque" in params:
@@ -72,18 +79,18 @@ def digest_answer(
     if "algorithm" in params:
         shown.append(f"algorithm={params['algorithm']}")
     if offered:
-        shown.append("qop=auth, nc=00000001")
+        shown.append(f"qop=auth, nc={use:08x}")
     return "Digest " + ", ".join(shown)
 
 
 def authorization(
-    challenges: Challenges, user: str, password: str, method: str, uri: str
+    challenges: Challenges, user: str, password: str, method: str, uri: str, use: int = 1
 ) -> str | None:
     """Answer the first Digest challenge that can be answered, else Basic, else `None`."""
     for scheme, params in challenges:
         if scheme == "digest":
             cnonce = secrets.token_hex(8)
-            if answer := digest_answer(params, user, password, method, uri, cnonce):
+            if answer := digest_answer(params, user, password, method, uri, cnonce, use):
                 return answer
     if any(scheme == "basic" for scheme, _ in challenges):
         return "Basic " + base64.b64encode(f"{user}:{password}".encode("latin-1")).decode()

@@ -295,6 +295,7 @@ class Dialogue:
         self._received = 0
         self._asked = 0
         self._challenges: Challenges = []
+        self._logins = 0
 
     def close(self) -> None:
         """Hang up."""
@@ -339,19 +340,26 @@ class Dialogue:
     def renew_login(self, reply: Reply) -> None:
         """Log in with what this reply asks for, from the next request on."""
         self._challenges = parse_challenges(reply.all("www-authenticate"))
+        self._logins = 0
+
+    def answer(self, number: bytes) -> None:
+        """Tell the camera that its request of this number is fine."""
+        self._send(b"RTSP/1.0 200 OK\r\nCSeq: " + number + b"\r\n\r\n")
 
     def send(self, method: str, uri: str, headers: Mapping[str, str]) -> None:
         """Send a request without waiting for its reply."""
         self._asked += 1
         lines = [f"{method} {uri} RTSP/1.0", f"CSeq: {self._asked}", "User-Agent: camera-capture"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
+        self._logins += 1
         if answer := self._authorization(method, uri):
             lines.append(f"Authorization: {answer}")
         self._send("\r\n".join([*lines, "", ""]).encode("latin-1"))
 
     def _authorization(self, method: str, uri: str) -> str | None:
         target = self._target
-        return authorization(self._challenges, target.user, target.password, method, uri)
+        login = (target.user, target.password)
+        return authorization(self._challenges, *login, method, uri, self._logins)
 
     def _ask(self, method: str, uri: str, headers: Mapping[str, str]) -> Reply:
         self._received = len(self.buffer)
@@ -374,10 +382,9 @@ class Dialogue:
     def _reply(self) -> Reply:
         buffer = self.buffer
         self._skip_packets()
-        while not (end := _HEAD_END.search(buffer)) and self._receive():
+        while not self._has_head() and self._receive():
             self._skip_packets()
-            if not _PROTOCOL.startswith(buffer[: len(_PROTOCOL)]):
-                break
+        end = _HEAD_END.search(buffer)
         head_bytes = end.end() if end else len(buffer)
         reply = parse_reply(bytes(buffer[:head_bytes]))
         if reply is None:
@@ -388,13 +395,27 @@ class Dialogue:
         del buffer[: head_bytes + reply.body_bytes]
         return Reply(reply.status, reply.phrase, reply.headers, body)
 
+    def _has_head(self) -> bool:
+        """Tell whether the head of a reply is there, or it is certain that none will come."""
+        buffer = self.buffer
+        if buffer.startswith(b"$"):  # the beginning of a packet
+            return False
+        foreign = not _PROTOCOL.startswith(buffer[: len(_PROTOCOL)])
+        return foreign or _HEAD_END.search(buffer) is not None
+
     def _skip_packets(self) -> None:
-        """Drop packets of a stream that a camera sends before it has said that it plays."""
+        """Drop packets of a stream that a camera sends before it has said that it plays.
+
+        And line ends behind the last reply's body: some cameras count them wrongly.
+        """
+        while self.buffer.startswith((b"\r", b"\n")):
+            del self.buffer[:1]
         while self.buffer[:1] == b"$" and len(self.buffer) >= _FRAME_HEAD_BYTES:
             size = _FRAME_HEAD_BYTES + int.from_bytes(self.buffer[2:4], "big")
             if len(self.buffer) < size:
                 break
             del self.buffer[:size]
+            self._received -= size
 
     def _receive(self) -> bool:
         """Take in what comes next; False at the end. Raises: TimeoutError, RtspError."""

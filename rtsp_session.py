@@ -29,6 +29,11 @@ _SESSION_TIMEOUT_S: Final = 60.0
 _ANSWER_S: Final = 2.0
 _STRAY_BYTES: Final = 1 << 16
 _HEAD_END: Final = b"\r\n\r\n"
+_BODY_BYTES: Final = re.compile(rb"\r\ncontent-length:\s*(\d{1,5})\s*\r\n", re.IGNORECASE)
+_CSEQ: Final = re.compile(rb"\r\ncseq:\s*(\d{1,9})\s*\r\n", re.IGNORECASE)
+# What a camera may ask; some end a session when they get no answer.
+_ASKED: Final = (b"OPTIONS ", b"GET_PARAMETER ", b"SET_PARAMETER ", b"ANNOUNCE ")
+_ENDED: Final = (b"TEARDOWN ", b"REDIRECT ")
 _LARGEST_HEAD: Final = 1 << 14
 _PORT_TRIES: Final = 50
 
@@ -58,6 +63,7 @@ class RtspSession:
         self._poll = select.poll()
         self._rtp_channel = 0
         self._stray_bytes = 0
+        self._is_refused = False
         self._session = ""
         self._next_report_s = self._next_sign_s = 0.0
         self._sign_every_s = _SESSION_TIMEOUT_S / 2
@@ -201,18 +207,33 @@ class RtspSession:
             size = 4 + (buffer[at + 2] << 8 | buffer[at + 3])
             self._stray_bytes = 0
             return size if size <= left else 0
-        if buffer.startswith(b"RTSP", at):
+        if buffer.startswith((b"RTSP", *_ASKED, *_ENDED), at):
             end = buffer.find(_HEAD_END, at, at + _LARGEST_HEAD)
             if end < 0:
                 return 0 if left < _LARGEST_HEAD else self._stray(at, left)
-            reply = parse_reply(bytes(buffer[at:end]))
-            if reply is not None and reply.status == 454:
-                raise RtspError("closed", "the camera has ended the session (454)")
-            if reply is not None and reply.status == 401:
-                self._dialogue.renew_login(reply)
-            size = end + len(_HEAD_END) - at + (reply.body_bytes if reply else 0)
-            return size if size <= left else 0
+            head = bytes(buffer[at : end + 2])
+            body = _BODY_BYTES.search(head)
+            size = len(head) + 2 + (int(body[1]) if body else 0)
+            if size > left:
+                return 0
+            self._heed(head)
+            return size
         return self._stray(at, left)
+
+    def _heed(self, head: bytes) -> None:
+        """Act on a reply to a sign of life, or on what the camera asks."""
+        reply = parse_reply(head)
+        if head.startswith(_ENDED) or (reply is not None and reply.status == 454):
+            raise RtspError("closed", "the camera has ended the session (454)")
+        if reply is not None:
+            if reply.status == 401:
+                self._dialogue.renew_login(reply)
+                if not self._is_refused:  # the next sign would be too late
+                    self._next_sign_s = 0.0
+            self._is_refused = reply.status == 401
+        elif head.startswith(_ASKED):
+            number = _CSEQ.search(head)
+            self._dialogue.answer(number[1] if number else b"0")
 
     def _stray(self, at: int, left: int) -> int:
         """Skip bytes that are no packet, up to what may be one again."""

@@ -287,6 +287,78 @@ def test_a_login_is_renewed_for_later_requests(serve: Serve) -> None:
     ]
 
 
+def test_a_login_that_expires_between_two_signs_of_life(serve: Serve) -> None:
+    """The next sign would come when the session has ended: the answer has to follow at once."""
+    heard: list[str] = []
+
+    def script(peer: Peer) -> None:
+        nonce = "first"
+        while request := peer.request():
+            method = request.split(" ")[0]
+            if f'nonce="{nonce}"' not in request:
+                stale = f'Digest realm="cam, \\"x\\"", nonce="{nonce}", qop="auth", stale=true'
+                peer.reply("401 Unauthorized", f"WWW-Authenticate: {stale}")
+                continue
+            heard.append(method + (re.findall(r"nc=(\d+)", request) or [""])[0])
+            if method == "DESCRIBE":
+                peer.reply("200 OK", body=SDP.format(control="", session=""))
+            else:
+                peer.reply("200 OK", "Session: x;timeout=2")
+            if method == "PLAY":
+                nonce = "second"
+
+    server = serve(script)
+    session = RtspSession(f"rtsp://u:p@127.0.0.1:{server.port}/", "tcp", WAIT_S)
+    until_s = time.monotonic() + 1.6  # the next sign would come after 2 s
+    while time.monotonic() < until_s:
+        session.read(0.1)
+    session.close()
+    assert heard[:4] == ["DESCRIBE00000001", "SETUP00000002", "PLAY00000003", "OPTIONS00000001"]
+
+
+@pytest.mark.parametrize("method", ["OPTIONS", "GET_PARAMETER", "SET_PARAMETER", "ANNOUNCE"])
+def test_what_the_camera_asks_is_answered(serve: Serve, method: str) -> None:
+    def play(peer: Peer) -> None:
+        one, *others = packets(5)
+        head = f"{method} rtsp://x/ RTSP/1.0\r\nCSeq: 77\r\nContent-Length: 5\r\n\r\n$body"
+        peer.send(framed(one) + head.encode()[:30])
+        peer.send(head.encode()[30:] + b"".join(map(framed, others)))
+
+    camera = Camera(play=play)
+    session = opened(serve(camera))
+    assert len(pictures_of(session, 5)) == 5
+    wait_until(lambda: b"RTSP/1.0 200 OK\r\nCSeq: 77\r\n\r\n" in b"".join(camera.heard))
+    session.close()
+
+
+def test_a_session_that_the_camera_tears_down(serve: Serve) -> None:
+    session = opened(
+        serve(Camera(play=lambda peer: peer.send(b"TEARDOWN rtsp://x/ RTSP/1.0\r\n\r\n")))
+    )
+    with pytest.raises(RtspError, match="ended the session"):
+        pictures_of(session, 1)
+    session.close()
+
+
+def test_a_lot_of_video_before_the_answer_to_play(serve: Serve) -> None:
+    class Hasty(Camera):
+        def __call__(self, peer: Peer) -> None:
+            while "PLAY" not in (request := peer.request()):
+                if "DESCRIBE" in request:
+                    peer.reply("200 OK", body=self.sdp + "\r\n")
+                    peer.send(b"\r\n")  # more than it has announced
+                else:
+                    peer.reply("200 OK", self.setup, self.session_header)
+            peer.send(framed(b"\x80\xe0" + bytes(30_000)) * 5)
+            peer.reply("200 OK")
+            peer.send(b"".join(map(framed, packets(3))))
+            peer.sock.recv(4096)
+
+    session = opened(serve(Hasty()))
+    assert len(pictures_of(session, 3)) == 3
+    session.close()
+
+
 def test_udp_from_the_camera_only(serve: Serve) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         sender.bind(("127.0.0.1", 0))
