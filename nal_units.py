@@ -17,6 +17,9 @@ _H264_SPS: Final = 7
 _H264_SETS: Final = frozenset({7, 8, 13, 15})
 _H264_DELIMITER: Final = 9
 _H264_INTRA_SLICES: Final = frozenset({2, 4, 7, 9})
+_H264_HIGH_PROFILES: Final = frozenset({100, 110, 122, 244, 44, 83, 86, 118, 128})
+_CHROMA_444: Final = 3
+_HEAD_BYTES: Final = 32
 _RECOVERY_POINT: Final = 6
 _H265_SLICES: Final = range(32)
 _H265_IRAP: Final = range(16, 24)
@@ -73,15 +76,75 @@ def look_at(unit: bytes, codec: str) -> Unit:
     )
 
 
+class _Bits:
+    """Read what a NAL unit says, behind its first byte. Raises `ValueError` at the end."""
+
+    def __init__(self, unit: bytes) -> None:
+        plain = unit[1:_HEAD_BYTES].replace(b"\0\0\3", b"\0\0")  # emulation prevention
+        self._bits = "".join(f"{byte:08b}" for byte in plain)
+        self._at = 0
+
+    def number(self, bits: int) -> int:
+        self._at += bits
+        return int(self._bits[self._at - bits : self._at], 2)
+
+    def golomb(self) -> int:
+        """Read an Exp-Golomb code."""
+        zeros = self._bits.index("1", self._at) - self._at
+        self._at += zeros
+        return self.number(zeros + 1) - 1
+
+
 def is_intra(slice_: bytes) -> bool:
     """Tell whether an H.264 slice needs no other picture."""
-    bits = "".join(f"{byte:08b}" for byte in slice_[1:9])
-    at = 0
-    for _ in ("first_mb_in_slice", "slice_type"):  # Exp-Golomb codes
-        zeros = len(bits[at:]) - len(bits[at:].lstrip("0"))
-        code = bits[at + zeros : at + 2 * zeros + 1]
-        at += 2 * zeros + 1
-    return bool(code) and int(code, 2) - 1 in _H264_INTRA_SLICES
+    try:
+        bits = _Bits(slice_)
+        bits.golomb()  # first_mb_in_slice
+        return bits.golomb() in _H264_INTRA_SLICES
+    except ValueError:
+        return False
+
+
+def follows(keyframe: bytes, earlier: bytes, later: bytes) -> bool:
+    """Tell whether two H.264 pictures behind a keyframe were certainly encoded next to each other.
+
+    All are in Annex B, the keyframe with its parameter sets.
+    """
+    try:
+        sps = next(u for u in keyframe.split(START_CODE) if look_at(u, "h264").is_sps)
+        width = _frame_number_bits(sps)
+        one, other = (
+            next(u for u in picture.split(START_CODE) if look_at(u, "h264").is_slice)
+            for picture in (earlier, later)
+        )
+        is_reference = bool(one[0] & 0x60)
+        expected = (_frame_number(one, width) + is_reference) % (1 << width)
+        return _frame_number(other, width) == expected
+    except (ValueError, StopIteration, RuntimeError):
+        return False
+
+
+def _frame_number_bits(sps: bytes) -> int:
+    bits = _Bits(sps)
+    profile = bits.number(8)
+    bits.number(16)
+    bits.golomb()  # seq_parameter_set_id
+    if profile in _H264_HIGH_PROFILES:
+        if bits.golomb() == _CHROMA_444:
+            bits.number(1)
+        bits.golomb()  # bit depths
+        bits.golomb()
+        bits.number(1)
+        if bits.number(1):
+            raise ValueError("scaling lists are not read")
+    return bits.golomb() + 4
+
+
+def _frame_number(slice_: bytes, width: int) -> int:
+    bits = _Bits(slice_)
+    for _ in ("first_mb_in_slice", "slice_type", "pic_parameter_set_id"):
+        bits.golomb()
+    return bits.number(width)
 
 
 def _is_recovery_point(sei: bytes) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median
@@ -60,10 +60,22 @@ class Choice:
 
 
 class PacketRing:
-    """Hold whole GOPs covering at least `keep_s`, never more than `max_bytes`."""
+    """Hold whole GOPs covering at least `keep_s`, never more than `max_bytes`.
 
-    def __init__(self, *, codec: str, keep_s: float = 4.0, max_bytes: int = 32_000_000) -> None:
+    `follows(keyframe, earlier, later)` tells whether two pictures were certainly encoded next to
+    each other.
+    """
+
+    def __init__(
+        self,
+        *,
+        codec: str,
+        keep_s: float = 4.0,
+        max_bytes: int = 32_000_000,
+        follows: Callable[[bytes, bytes, bytes], bool] | None = None,
+    ) -> None:
         self._codec = codec
+        self._follows = follows
         self._keep_s = keep_s
         self._max_bytes = max_bytes
         self._b_frames = False
@@ -310,5 +322,16 @@ class PacketRing:
             for n in range(len(ordered) - 1)
             if gop.pictures[ordered[n + 1]].position_s - gop.pictures[ordered[n]].position_s
             > longest_s
+            and not self._left_out(gop, ordered[n], ordered[n + 1])
         ]
         return min(gaps, default=len(gop.pictures))
+
+    def _left_out(self, gop: Gop, earlier: int, later: int) -> bool:
+        """Tell whether the camera itself left out what would be between two pictures.
+
+        It does when it is overloaded or lowers its rate in the dark; H.264 counts what it sends.
+        """
+        if self._follows is None or self._b_frames or later != earlier + 1:
+            return False
+        first, *pair = (gop.pictures[index].packets[0] for index in (0, earlier, later))
+        return self._follows(first, *pair)

@@ -18,6 +18,7 @@ from typing import Final
 from config import CameraConfig, CaptureConfig
 from frame_decoder import set_up_opencv, size_of
 from frame_maker import EarlyFrame, Frame, FrameMaker, Held, PictureError
+from nal_units import follows
 from packet_ring import Choice, PacketRing
 from rtp import CodedPicture
 from rtsp_dialogue import Diagnosis, RtspError
@@ -169,7 +170,11 @@ class CameraStream(Worker):
             self._codec = session.codec
             self._size = None
             keep_s = _keep_s(self.camera, self._settings)
-            self._ring = PacketRing(codec=session.codec, keep_s=keep_s)
+            self._ring = PacketRing(
+                codec=session.codec,
+                keep_s=keep_s,
+                follows=follows if session.codec == "h264" else None,
+            )
 
     def _read(self, session: RtspSession) -> float:
         try:

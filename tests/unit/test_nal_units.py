@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nal_units import Unit, is_intra, look_at
+from nal_units import START_CODE, Unit, follows, is_intra, look_at
 from simulator import clip
 
 CLIP = Path(__file__).parents[2] / "demo" / "clips" / "entry.h264"
@@ -67,3 +67,21 @@ def test_keyframes_of_an_encoder() -> None:
         slices = [unit for unit in seen if unit.is_slice]
         assert [unit.is_first for unit in slices] == [True]
         assert any(unit.is_key for unit in seen) == picture.is_key
+
+
+@pytest.mark.parametrize("name", ["entry", "exit", "aux"])
+def test_pictures_that_were_encoded_next_to_each_other(name: str) -> None:
+    path = Path(__file__).parents[2] / "demo" / "clips" / f"{name}.h264"
+    pictures = [
+        b"".join(START_CODE + nal for nal in picture.nals)
+        for picture in clip.load(path).pictures[:24]
+    ]
+    key = pictures[0]
+    for number in range(22):
+        assert follows(key, pictures[number], pictures[number + 1])
+        assert not follows(key, pictures[number], pictures[number + 2])
+
+
+@pytest.mark.parametrize("broken", [b"", b"\0\0\0\1\x67\x64", b"\0\0\0\1\x41", b"noise"])
+def test_what_cannot_be_told_does_not_follow(broken: bytes) -> None:
+    assert not follows(broken, broken, broken)

@@ -266,6 +266,17 @@ def test_a_lost_packet_makes_its_successors_damaged_until_the_next_keyframe() ->
     assert numbers(far)[-1] == 66
 
 
+@pytest.mark.parametrize("counted", [True, False])
+def test_what_the_camera_left_out_itself_is_no_damage(counted: bool) -> None:
+    packets = stream(100)
+    ring = PacketRing(codec="h264", follows=lambda key, earlier, later: counted)
+    feed(ring, packets[:60] + packets[62:])
+    choice = ring.nearest(packets[64].shot_s, 0.01)
+    assert choice is not None
+    assert choice.damaged is not counted
+    assert numbers(choice)[-1] == 64
+
+
 def test_an_undamaged_neighbour_is_preferred() -> None:
     packets = stream(100)
     ring = filled([*packets[:60], *packets[61:]])
