@@ -13,6 +13,9 @@ from typing import Final
 
 SUPPORTED: Final = ("H264", "H265", "JPEG")
 
+_SECTION: Final = re.compile(r"^(?=[ \t]*m=)", re.MULTILINE)
+_CONTROL: Final = re.compile(r"^[ \t]*a=control:[ \t]*(\S*)", re.IGNORECASE | re.MULTILINE)
+_FMTP: Final = re.compile(r"a=fmtp:\s*(\d+)\s+(.*)", re.IGNORECASE)
 _RTPMAP: Final = re.compile(r"a=rtpmap:\s*(\d+)\s+([^/\s]+)(?:/(\d+))?", re.IGNORECASE)
 _SIZE: Final = re.compile(
     r"a=(?:x-dimensions:|framesize:\s*\d+\s)\s*(\d{1,5})[,-](\d{1,5})", re.IGNORECASE
@@ -24,7 +27,7 @@ _CLOCK_HZ: Final = 90_000
 
 @dataclass(frozen=True)
 class Video:
-    """The first video section. `control` is as written, empty where it is missing.
+    """A video section. `control` is as written, empty where it is missing.
 
     `codec` is one of `SUPPORTED`, or what the camera calls it. `parameter_sets` are NAL units.
     """
@@ -40,42 +43,41 @@ class Video:
 
 
 def first_video(sdp: str) -> Video | None:
-    """Return the first video section; `None` without any."""
+    """Return the first video section that can be received, else the first; `None` without any."""
+    session, *sections = _SECTION.split(sdp)
+    found = (_video(section, _control(session)) for section in sections)
+    videos = [video for video in found if video is not None]
+    return next((video for video in videos if video.codec in SUPPORTED), next(iter(videos), None))
+
+
+def _control(section: str) -> str:
+    """Return the address of a section, the last one that is told."""
+    return next(iter(_CONTROL.findall(section)[-1:]), "")
+
+
+def _video(section: str, session_control: str) -> Video | None:
+    first, *lines = map(str.strip, section.splitlines())
+    words = first.removeprefix("m=").split()
+    if not words or words[0].lower() != "video":
+        return None
+    payload = words[3] if len(words) > 3 else "?"
     names = dict(_STATIC)
     clocks: dict[str, str | None] = {}
-    payload: str | None = None
-    control = session_control = ""
     sets: tuple[bytes, ...] = ()
     size = (0, 0)
-    in_media = False
-    for line in map(str.strip, sdp.splitlines()):
-        if line.startswith("m="):
-            if payload is not None:
-                break
-            in_media = True
-            words = line[2:].split()
-            if words and words[0].lower() == "video":
-                payload = words[3] if len(words) > 3 else "?"
-        elif line.lower().startswith("a=control:"):
-            value = line.partition(":")[2].strip()
-            if payload is not None:
-                control = value
-            elif not in_media:
-                session_control = value
-        elif payload is not None and (rtpmap := _RTPMAP.match(line)):
+    for line in lines:
+        if rtpmap := _RTPMAP.match(line):
             names[rtpmap[1]], clocks[rtpmap[1]] = rtpmap[2], rtpmap[3]
-        elif payload is not None and (told := _SIZE.match(line)):
+        elif told := _SIZE.match(line):
             size = (int(told[1]), int(told[2]))
-        elif payload is not None and line.startswith(f"a=fmtp:{payload} "):
-            sets = _parameter_sets(line.partition(" ")[2])
-    if payload is None:
-        return None
+        elif (fmtp := _FMTP.match(line)) and fmtp[1] == payload:
+            sets = _parameter_sets(fmtp[2])
     codec = names.get(payload, f"payload type {payload}")
     return Video(
         codec=codec.upper() if codec.upper() in SUPPORTED else codec,
         payload_type=int(payload) if payload.isdecimal() else -1,
         clock_hz=int(clocks.get(payload) or 0) or _CLOCK_HZ,
-        control=control,
+        control=_control(section),
         session_control=session_control,
         parameter_sets=sets,
         size=size,

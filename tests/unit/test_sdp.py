@@ -42,3 +42,12 @@ def test_the_size_of_pictures_whose_packets_cannot_tell_it(line: str) -> None:
     video = first_video(f"m=video 0 RTP/AVP 26\r\n{line}\r\n")
     assert video is not None
     assert video.size == (2592, 1944)
+
+
+def test_a_video_that_can_be_received_comes_before_another() -> None:
+    mpeg4 = "m=video 0 RTP/AVP 97\r\na=rtpmap:97 MP4V-ES/90000\r\na=control:track1\r\n"
+    h264 = "m=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\na=control:track2\r\n"
+    found = [first_video(HEAD + text) for text in (mpeg4 + h264, mpeg4)]
+    assert [(v.codec, v.control) for v in found if v] == [
+        *(("H264", "track2"), ("MP4V-ES", "track1"))
+    ]
