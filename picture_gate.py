@@ -26,6 +26,7 @@ _VOID_LEVELS: Final = range(127, 133)  # of each colour: FFmpeg's grey where it 
 _VOID_SHARE: Final = 0.08
 _STREAK_DIFFERENCE: Final = 0.2
 _STREAK_DEVIATION: Final = 8.0
+_STREAK_CHANGES: Final = 0.15
 _STREAK_SHARE: Final = 0.08
 _BLURRED: Final = 0.012  # of a 1080p picture behind a Gaussian blur of about 5 pixels
 _SAME_MEAN: Final = 0.4
@@ -85,24 +86,18 @@ def _void_share(small: Bgr) -> float:
 
 
 def _streak_share(grey: Grey) -> float:
-    """Return the height of the equal rows at the bottom, as a share; none when they are plain.
+    """Return the height of the equal rows at the bottom, as a share; none when they are bars.
 
-    A decoder that lacks the lower part of a picture may draw its last row on and on. What is made
-    of equal rows above them too is a test pattern.
+    A decoder that lacks the lower part of a picture may draw its last row on and on. A row of a
+    scene changes from pixel to pixel, one of a test pattern only here and there.
     """
-    last = grey[-1:]
-    differences = cv2.reduce(
-        cv2.absdiff(grey, np.repeat(last, len(grey), axis=0)),
-        *(1, cv2.REDUCE_AVG),
-        dtype=cv2.CV_32F,
-    )[:, 0]
+    last = grey[-1:].astype(np.int16)
+    changes = np.count_nonzero(np.diff(last)) / last.size
+    if changes < _STREAK_CHANGES or last.std() < _STREAK_DEVIATION:
+        return 0.0
+    differences = np.abs(grey - last).mean(axis=1)
     other = np.flatnonzero(differences > _STREAK_DIFFERENCE)
-    if len(other) < 2 * _BLOCK or last.std() < _STREAK_DEVIATION:
-        return 0.0
-    start = int(other[-1]) + 1
-    above, higher = grey[start - _BLOCK // 2], grey[start - _BLOCK]
-    if cv2.absdiff(above, higher).mean() <= _STREAK_DIFFERENCE:
-        return 0.0
+    start = int(other[-1]) + 1 if other.size else len(grey)
     return (len(grey) - start) / len(grey)
 
 
