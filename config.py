@@ -6,21 +6,21 @@ each service one frozen dataclass. All problems are collected and raised togethe
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import socket
 import stat
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dotenv import dotenv_values
+
+from env_reader import EnvReader
 
 _DEFAULT_CAMERAS: Final = {
     1: ("192.168.1.201", "Entry", 18),
@@ -37,7 +37,6 @@ _MAX_BCM_PIN: Final = 27
 _OFFSET_LIMITS_MS: Final = (-2000, 5000)
 _LONGEST_BURST: Final = 9
 _WIDEST_CHOICE_MS: Final = 1000
-_SHORTEST_SECRET: Final = 4  # shorter ones would turn ordinary words of the log into stars
 
 
 class ConfigError(Exception):
@@ -205,14 +204,14 @@ def load(env_file: Path = Path(".env")) -> Config:
     except (OSError, UnicodeDecodeError) as error:
         why = "it is not UTF-8 text" if isinstance(error, ValueError) else error.strerror
         raise ConfigError([f"{env_file} can't be read: {why}"]) from error
-    read = _Reader({**file_values, **os.environ})
+    read = EnvReader({**file_values, **os.environ})
     config = _build(read)
     if read.problems:
         raise ConfigError(read.problems)
     exposed, warnings = _tighten(env_file)
     return replace(
         config,
-        warnings=(*warnings, *read.unknown_names(file_values)),
+        warnings=(*warnings, *read.unknown_names(file_values, _OURS)),
         env_file_exposed=exposed,
     )
 
@@ -223,7 +222,7 @@ def parse(env: Mapping[str, str]) -> Config:
     Raises:
         ConfigError: with one line for every problem found.
     """
-    read = _Reader(env)
+    read = EnvReader(env)
     config = _build(read)
     if read.problems:
         raise ConfigError(read.problems)
@@ -232,7 +231,7 @@ def parse(env: Mapping[str, str]) -> Config:
 
 def variables() -> dict[str, str]:
     """Return the name and default of every variable, for three cameras."""
-    read = _Reader({})
+    read = EnvReader({})
     _build(read)
     return dict(read.defaults)
 
@@ -243,7 +242,7 @@ def redact_url(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def _build(read: _Reader) -> Config:
+def _build(read: EnvReader) -> Config:
     cameras = _cameras(read)
     burst_ms = _burst(read, cameras)
     upload = _upload(read)
@@ -273,7 +272,7 @@ def _build(read: _Reader) -> Config:
     )
 
 
-def _cameras(read: _Reader) -> tuple[CameraConfig, ...]:
+def _cameras(read: EnvReader) -> tuple[CameraConfig, ...]:
     named = (_CAMERA_VARIABLE.match(name) for name in read.env)
     numbers = sorted(set(_DEFAULT_CAMERAS) | {int(m[1]) for m in named if m and int(m[1]) > 0})
     username = read.text("CAMERA_USERNAME", "admin")
@@ -294,7 +293,7 @@ def _cameras(read: _Reader) -> tuple[CameraConfig, ...]:
 
 
 def _camera(
-    read: _Reader, n: int, username: str, password: str, path: str, offset_ms: int
+    read: EnvReader, n: int, username: str, password: str, path: str, offset_ms: int
 ) -> CameraConfig:
     ip, label, default_pin = _DEFAULT_CAMERAS.get(n, ("", f"Camera {n}", None))
     prefix = f"CAMERA_{n}"
@@ -335,7 +334,7 @@ def _camera(
     )
 
 
-def _burst(read: _Reader, cameras: tuple[CameraConfig, ...]) -> tuple[int, ...]:
+def _burst(read: EnvReader, cameras: tuple[CameraConfig, ...]) -> tuple[int, ...]:
     """Return the moments of a burst; with a camera's offset they must stay within its limits."""
     name = "CAPTURE_BURST_MS"
     allowed = f"1 to {_LONGEST_BURST} different whole numbers like -400,0,400"
@@ -358,7 +357,7 @@ def _burst(read: _Reader, cameras: tuple[CameraConfig, ...]) -> tuple[int, ...]:
     return moments
 
 
-def _gpio(read: _Reader, cameras: tuple[CameraConfig, ...]) -> GpioConfig:
+def _gpio(read: EnvReader, cameras: tuple[CameraConfig, ...]) -> GpioConfig:
     pins: dict[int, str] = {}
     for camera in cameras:
         if not camera.enabled or camera.pin is None:
@@ -379,7 +378,7 @@ def _gpio(read: _Reader, cameras: tuple[CameraConfig, ...]) -> GpioConfig:
     )
 
 
-def _upload(read: _Reader) -> UploadConfig:
+def _upload(read: EnvReader) -> UploadConfig:
     return UploadConfig(
         enabled=read.flag("UPLOAD_ENABLED", True),
         background=read.flag("BACKGROUND_UPLOAD", True),
@@ -407,7 +406,7 @@ def _upload(read: _Reader) -> UploadConfig:
     )
 
 
-def _check_s3(read: _Reader, upload: UploadConfig) -> None:
+def _check_s3(read: EnvReader, upload: UploadConfig) -> None:
     """Note what a store needs and is not given."""
     if not upload.enabled or not upload.is_s3:
         return
@@ -425,7 +424,7 @@ def _check_s3(read: _Reader, upload: UploadConfig) -> None:
         read.problem("S3_ENDPOINT_URL", endpoint_url, "must be https://host or https://host:port")
 
 
-def _storage(read: _Reader) -> StorageConfig:
+def _storage(read: EnvReader) -> StorageConfig:
     image_dir = read.path("IMAGE_STORAGE_PATH", "images")
     return StorageConfig(
         image_dir=image_dir,
@@ -435,7 +434,7 @@ def _storage(read: _Reader) -> StorageConfig:
     )
 
 
-def _site(read: _Reader) -> SiteConfig:
+def _site(read: EnvReader) -> SiteConfig:
     return SiteConfig(
         site_id=read.text(
             "SITE_ID",
@@ -444,14 +443,14 @@ def _site(read: _Reader) -> SiteConfig:
             allowed="1 to 64 of letters, digits, '.', '_' and '-'",
             shown="host name and 6 digits of the machine id",
         ),
-        timezone=read.timezone("SITE_TIMEZONE"),
+        timezone=read.timezone("SITE_TIMEZONE", _system_timezone(), shown="the system's"),
         log_level=read.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
         log_file=read.path("LOG_FILE", "camera_system.log"),
         stats_refresh_s=read.integer("STATS_REFRESH_S", 10, 1, 3600),
     )
 
 
-def _web(read: _Reader) -> WebConfig:
+def _web(read: EnvReader) -> WebConfig:
     return WebConfig(
         bind_ip=read.ip_address("BIND_IP", "0.0.0.0"),  # noqa: S104 - the documented default
         bind_port=read.integer("BIND_PORT", 9000, 1, 65535),
@@ -493,165 +492,3 @@ def _tighten(env_file: Path) -> tuple[bool, list[str]]:
     except OSError:
         return True, [f"{env_file} can be read by other users: chmod 600 {env_file}"]
     return False, [f"{env_file} could be read by other users; it is now readable by its owner only"]
-
-
-class _Reader:
-    """Read typed values from `env`; gather problems, secrets, and the name of every variable."""
-
-    def __init__(self, env: Mapping[str, str]) -> None:
-        self.env = env
-        self.problems: list[str] = []
-        self.secrets: set[str] = set()
-        self.defaults: dict[str, str] = {}
-
-    def problem(self, name: str, value: str, why: str) -> None:
-        """Note that the value of `name` can't be used."""
-        self.problems.append(f"{name}={value!r}: {why}")
-
-    def text(
-        self,
-        name: str,
-        default: str,
-        *,
-        pattern: str = "",
-        allowed: str = "",
-        shown: str | None = None,
-    ) -> str:
-        """Return the stripped text, or the default when it is unset or empty."""
-        self.defaults[name] = default if shown is None else shown
-        value = self.env.get(name, "").strip() or default
-        if pattern and not re.fullmatch(pattern, value):
-            self.problem(name, value, f"must be {allowed}")
-        elif any(ord(c) < 0x20 for c in value):
-            self.problem(name, "***", "must be one line without control characters")
-        return value
-
-    def secret(self, name: str, default: str, *, shown: str | None = None) -> str:
-        """Return a text that must never be shown."""
-        self.defaults[name] = default if shown is None else shown
-        value = self.env.get(name, "") or default
-        if value != default:
-            self._hide(value)
-        return value
-
-    def flag(self, name: str, default: bool) -> bool:
-        """Return a truth value written as true/false, yes/no, on/off or 1/0."""
-        value = self.text(name, "true" if default else "false").lower()
-        if value in ("true", "yes", "on", "1"):
-            return True
-        if value not in ("false", "no", "off", "0"):
-            self.problem(name, value, "must be true or false")
-        return False
-
-    def integer(
-        self, name: str, default: int, low: int, high: int, *, shown: str | None = None
-    ) -> int:
-        """Return a whole number from `low` to `high`."""
-        value = self.text(name, str(default), shown=shown)
-        try:
-            number = int(value)
-            if low <= number <= high:
-                return number
-        except ValueError:
-            pass
-        self.problem(name, value, f"must be a whole number from {low} to {high}")
-        return default
-
-    def optional_integer(self, name: str, default: int | None, low: int, high: int) -> int | None:
-        """Return a whole number, or `None` when there is neither a value nor a default."""
-        if default is None and not self.env.get(name, "").strip():
-            self.defaults[name] = ""
-            return None
-        return self.integer(name, low if default is None else default, low, high)
-
-    def number(self, name: str, default: float, low: float, high: float) -> float:
-        """Return a number from `low` to `high`."""
-        value = self.text(name, f"{default:g}")
-        try:
-            number = float(value)
-            if low <= number <= high:
-                return number
-        except ValueError:
-            pass
-        self.problem(name, value, f"must be a number from {low:g} to {high:g}")
-        return default
-
-    def choice(self, name: str, default: str, options: tuple[str, ...]) -> str:
-        """Return one of `options`, whatever the case it is written in."""
-        value = self.text(name, default)
-        for option in options:
-            if value.lower() == option.lower():
-                return option
-        self.problem(name, value, f"must be one of {', '.join(options)}")
-        return default
-
-    def url(
-        self, name: str, default: str, schemes: tuple[str, ...], *, shown: str | None = None
-    ) -> str:
-        """Return a URL of one of `schemes`; its password and query count as secrets."""
-        value = self.text(name, default, shown=shown)
-        if not value:
-            return value
-        try:
-            parts = urlsplit(value)
-            valid = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
-            self._hide(unquote(parts.password or ""))
-            self._hide(parts.password or "")
-            if value != default:
-                self._hide(parts.query)
-        except ValueError:
-            valid = False
-        if not valid:
-            self.problem(
-                name,
-                re.split(r"[?#]", value)[0] if "@" not in value else "***",
-                f"must be a URL like {schemes[0]}://host:port/path",
-            )
-        return value
-
-    def path(self, name: str, default: str, *, shown: str | None = None) -> Path:
-        """Return an absolute path; relative ones start at the working directory."""
-        return Path(self.text(name, default, shown=shown)).expanduser().absolute()
-
-    def timezone(self, name: str) -> ZoneInfo:
-        """Return a time zone by its IANA name."""
-        value = self.text(name, _system_timezone(), shown="the system's")
-        try:
-            return ZoneInfo(value)
-        except (OSError, ValueError, ZoneInfoNotFoundError):
-            self.problem(name, value, "must be a time zone such as Europe/Istanbul or UTC")
-            return ZoneInfo("UTC")
-
-    def networks(self, name: str) -> tuple[str, ...]:
-        """Return addresses and networks, parted by commas; none when it is unset."""
-        words = [word.strip() for word in self.text(name, "").split(",") if word.strip()]
-        for word in words:
-            try:
-                ipaddress.ip_network(word, strict=False)
-            except ValueError:
-                self.problem(name, word, "must be addresses or networks like 192.168.1.0/24")
-        return tuple(words)
-
-    def ip_address(self, name: str, default: str) -> str:
-        """Return the text of an IPv4 or IPv6 address."""
-        value = self.text(name, default)
-        try:
-            return str(ipaddress.ip_address(value))
-        except ValueError:
-            self.problem(name, value, "must be an IP address such as 0.0.0.0 or 192.168.1.33")
-            return default
-
-    def unknown_names(self, names: Iterable[str]) -> list[str]:
-        """Return a warning for each of `names` that looks like a mistyped variable."""
-        warnings = []
-        for name in names:
-            if name in self.defaults or not _OURS.match(name):
-                continue
-            close = get_close_matches(name, self.defaults, n=1)
-            guess = f"; did you mean {close[0]}?" if close else ""
-            warnings.append(f"{name} in .env is not a variable of this program{guess}")
-        return warnings
-
-    def _hide(self, value: str) -> None:
-        if len(value) >= _SHORTEST_SECRET:
-            self.secrets |= {value, quote(value, safe="")}

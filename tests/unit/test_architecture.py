@@ -34,7 +34,7 @@ OWNERS = {
     "dotenv": {"config", "security", "setup_password"},
 }
 LEAVES = (
-    "config",
+    "env_reader",
     "worker",
     "stats",
     "clock",
@@ -46,6 +46,8 @@ LEAVES = (
     "image_files",
 )
 MAY_NOT_KNOW = {
+    "config": set(SOURCES) - {"env_reader"},
+    "config": set(SOURCES) - {"env_reader"},
     "catalog": {"rtsp_stream", "gpio_service", "upload_targets", "upload_line", "uploader"},
     "rtsp_stream": {"catalog", "image_files", "records", "gpio_service", "uploader"},
     "gpio_service": {"rtsp_stream", "catalog", "image_files", "records"},
