@@ -81,21 +81,20 @@ class Deadline:
             except OSError:
                 return
 
-    def _watch_requests(self) -> None:
+    def _watch_requests(self, left_s: float) -> None:
         """Sleep until the request under way must end, cut it, or sleep on for the next one.
 
         Later requests must end later, so nobody needs to wake this thread.
         """
-        while True:
+        while not self._closed.wait(left_s):
             with self._changing:
-                if self._due_s is None or self._closed.is_set():
+                if self._due_s is None:
                     self._watcher = None
                     return
                 left_s = self._due_s - time.monotonic()
                 if left_s <= 0:
                     self._due_s = None
                     self._cut()
-            self._closed.wait(left_s)
 
     def __enter__(self) -> None:
         with self._changing:
@@ -103,7 +102,10 @@ class Deadline:
             self._due_s = time.monotonic() + self._seconds
             if self._watcher is None and not self._closed.is_set():
                 self._watcher = threading.Thread(
-                    target=self._watch_requests, name="upload-deadline", daemon=True
+                    target=self._watch_requests,
+                    args=(self._seconds,),
+                    name="upload-deadline",
+                    daemon=True,
                 )
                 self._watcher.start()
 

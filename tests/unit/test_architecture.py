@@ -47,7 +47,6 @@ LEAVES = (
 )
 MAY_NOT_KNOW = {
     "config": set(SOURCES) - {"env_reader"},
-    "config": set(SOURCES) - {"env_reader"},
     "catalog": {"rtsp_stream", "gpio_service", "upload_targets", "upload_line", "uploader"},
     "rtsp_stream": {"catalog", "image_files", "records", "gpio_service", "uploader"},
     "gpio_service": {"rtsp_stream", "catalog", "image_files", "records"},
