@@ -36,6 +36,7 @@ from unrecorded import Statement, Statements, Unrecorded
 _log = logging.getLogger(__name__)
 
 CATALOG_NAME: Final = "catalog.sqlite3"
+_ROOM_TO_OPEN_BYTES: Final = 8_000_000
 SLOW_SAVE_S: Final = 2.0  # for a picture; a good card takes a tenth of a second
 
 
@@ -87,7 +88,12 @@ class Catalog(CatalogReader):
         self.former: Path | None = None
         """Where the database was put that was set aside."""
         if not to_read:
-            self._create_folders()
+            try:
+                self._create_folders()
+            except StorageError as error:
+                if not error.full or not self._give_up_thumbnails():
+                    raise
+                self._create_folders()
         elif not path.exists():
             raise StorageError(f"there is no catalog in {self.state_dir}: start the daemon first")
         self._lock = FolderLock(storage.state_dir / "lock")
@@ -122,6 +128,22 @@ class Catalog(CatalogReader):
         for folder in (self.folder.path.parent, self.folder.path, self.state_dir.parent):
             with suppress(OSError):  # one that may not be read is not ours to make durable
                 ImageFolder(folder).sync()
+
+    def _give_up_thumbnails(self) -> bool:
+        """Delete thumbnails on a full disk, so that the catalog can be opened to make more room.
+
+        They can be made again. Tells whether there were any.
+        """
+        freed_bytes = 0
+        with suppress(OSError):
+            for path in self.thumbnails.iterdir():
+                freed_bytes += path.stat().st_size
+                path.unlink()
+                if freed_bytes >= _ROOM_TO_OPEN_BYTES:
+                    break
+        if freed_bytes:
+            _log.warning("the disk is full: %.1f MB of thumbnails deleted", freed_bytes / 1e6)
+        return bool(freed_bytes)
 
     def _open(self, path: Path, *, as_owner: bool) -> Database:
         try:

@@ -248,6 +248,28 @@ def test_a_start_that_can_t_write_says_why_and_is_tried_again(
         assert daemon.stop() == 0, daemon.log()
 
 
+def test_a_start_on_a_full_disk_gives_up_thumbnails(
+    tmp_path: Path, site: Gates, disk: SmallDisk
+) -> None:
+    """Else a box that restarts on a full disk stays down although sent photos could go."""
+    with (
+        Receiver() as receiver,
+        daemon_on(tmp_path, disk.path / "images", site, receiver) as daemon,
+    ):
+        daemon.start()
+        daemon.wait_for_streams(1)
+        names = saved(daemon, 1)
+        assert daemon.stop() == 0, daemon.log()
+        (disk.path / "images" / ".state" / "thumbnails" / "r9_1.jpg").write_bytes(bytes(9_000_000))
+        disk.fill(left_bytes=0)
+        daemon.start()
+        daemon.wait_for_streams(1)
+        assert "thumbnails deleted" in daemon.log()
+        names |= saved(daemon, 1)
+        assert {image["filename"] for image in daemon.images_of()} == names
+        assert daemon.stop() == 0, daemon.log()
+
+
 @pytest.fixture
 def faulty(tmp_path: Path) -> Iterator[FaultyDisk]:
     (tmp_path / "faulty").mkdir()
