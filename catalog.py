@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -88,12 +89,8 @@ class Catalog(CatalogReader):
         self.former: Path | None = None
         """Where the database was put that was set aside."""
         if not to_read:
-            try:
-                self._create_folders()
-            except StorageError as error:
-                if not error.full or not self._give_up_thumbnails():
-                    raise
-                self._create_folders()
+            self._make_room_to_open()
+            self._create_folders()
         elif not path.exists():
             raise StorageError(f"there is no catalog in {self.state_dir}: start the daemon first")
         self._lock = FolderLock(storage.state_dir / "lock")
@@ -129,13 +126,15 @@ class Catalog(CatalogReader):
             with suppress(OSError):  # one that may not be read is not ours to make durable
                 ImageFolder(folder).sync()
 
-    def _give_up_thumbnails(self) -> bool:
-        """Delete thumbnails on a full disk, so that the catalog can be opened to make more room.
+    def _make_room_to_open(self) -> None:
+        """Delete thumbnails on a full disk: what makes more room needs a catalog that is open.
 
-        They can be made again. Tells whether there were any.
+        They can be done without; a photo is then shown itself.
         """
         freed_bytes = 0
         with suppress(OSError):
+            if shutil.disk_usage(self.thumbnails).free >= _ROOM_TO_OPEN_BYTES // 4:
+                return
             for path in self.thumbnails.iterdir():
                 freed_bytes += path.stat().st_size
                 path.unlink()
@@ -143,7 +142,6 @@ class Catalog(CatalogReader):
                     break
         if freed_bytes:
             _log.warning("the disk is full: %.1f MB of thumbnails deleted", freed_bytes / 1e6)
-        return bool(freed_bytes)
 
     def _open(self, path: Path, *, as_owner: bool) -> Database:
         try:
