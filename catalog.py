@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -263,9 +262,9 @@ class Catalog(CatalogReader):
         insert = (sql, (camera, source, to_us(edge_at), reason))
         self._unrecorded.keep([insert, *self._note_untrusted(untrusted_s)])
 
-    def record_unrecorded(self, *, lazy: bool = False) -> None:
+    def record_unrecorded(self) -> None:
         """Write what could not be written before; called again until it works."""
-        if self._unrecorded.record(partial(self._commit, lazy=lazy)):
+        if self._unrecorded.record(self._commit):
             self._pending_changed()
 
     @property
@@ -341,10 +340,11 @@ class Catalog(CatalogReader):
         *,
         lazy: bool = False,
     ) -> None:
-        self._unrecorded.keep(statements, image_id, state)
         try:
-            self.record_unrecorded(lazy=lazy and len(self._unrecorded) == 1)
+            self.record_unrecorded()
+            self._commit(statements, lazy=lazy)
         except StorageError as error:
+            self._unrecorded.keep(statements, image_id, state)
             _log.error("%s; trying again later", error)
         self._pending_changed()
 
