@@ -75,6 +75,10 @@ def _void_share(small: Bgr) -> float:
 
     It is one level throughout: fog, a grey wall or a cloudy sky have noise or a gradient.
     """
+    low, high = _VOID_LEVELS[0], _VOID_LEVELS[-1]
+    greyish = np.count_nonzero(cv2.inRange(small, (low,) * 3, (high,) * 3))
+    if greyish < _VOID_SHARE * small.shape[0] * small.shape[1]:  # nearly always
+        return 0.0
     blocks = (max(1, small.shape[1] // _BLOCK), max(1, small.shape[0] // _BLOCK))
     counts = []
     for level in _VOID_LEVELS:
@@ -94,6 +98,8 @@ def _streak_share(grey: Grey) -> float:
     last = grey[-1:].astype(np.int16)
     changes = np.count_nonzero(np.diff(last)) / last.size
     if changes < _STREAK_CHANGES or last.std() < _STREAK_DEVIATION:
+        return 0.0
+    if np.abs(grey[-2:-1] - last).mean() > _STREAK_DIFFERENCE:  # nearly always
         return 0.0
     differences = np.abs(grey - last).mean(axis=1)
     other = np.flatnonzero(differences > _STREAK_DIFFERENCE)
