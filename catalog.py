@@ -37,6 +37,7 @@ _log = logging.getLogger(__name__)
 
 CATALOG_NAME: Final = "catalog.sqlite3"
 _ROOM_TO_OPEN_BYTES: Final = 8_000_000
+_CHUNK: Final = 2000  # rows: a few hundredths of a second, on a slow card some tenths
 SLOW_SAVE_S: Final = 2.0  # for a picture; a good card takes a tenth of a second
 
 
@@ -85,6 +86,7 @@ class Catalog(CatalogReader):
         super().__init__(storage.state_dir / "thumbnails", self._unrecorded.states)
         self._deleting: dict[int, Image] = {}
         self._deletes = threading.RLock()
+        """Held while files go, and when images that may be deleted become such as may not."""
         self.former: Path | None = None
         """Where the database was put that was set aside."""
         if not to_read:
@@ -440,7 +442,7 @@ class Catalog(CatalogReader):
         Returns the number of images. Test images are never among them.
         """
         self.record_unrecorded()
-        with self._db.transaction() as sql:
+        with self._deletes, self._db.transaction() as sql:
             changed = sql.execute(
                 "UPDATE images SET state = 'pending', next_attempt_us = 0, wait_for = NULL"
                 " WHERE source != 'test' AND (state IN ('pending', 'rejected') AND ? IS NULL"
@@ -452,19 +454,40 @@ class Catalog(CatalogReader):
 
     def resolve_unknown(self, state: str) -> int:
         """Turn all images of unknown fate into `pending` or `uploaded`; return how many."""
-        with self._db.transaction() as sql:
-            changed = sql.execute(
-                "UPDATE images SET state = ? WHERE state = 'unknown'", (state,)
-            ).rowcount
+        changed = self._in_chunks(
+            "UPDATE images SET state = ?"
+            " WHERE id IN (SELECT id FROM images WHERE state = 'unknown' LIMIT ?)",
+            state,
+        )
         self._pending_changed()
         return changed
 
+    def _in_chunks(self, statement: str, *parameters: object) -> int:
+        """Run a statement that ends with a limit as often as needed; return how many rows it met.
+
+        There may be hundreds of thousands, and a capture of another process gives up after 5 s.
+        """
+        rows = 0
+        pause = threading.Event()
+        while True:
+            started_s = time.monotonic()
+            with self._deletes, self._db.transaction() as sql:
+                met = sql.execute(statement, (*parameters, _CHUNK)).rowcount
+            rows += met
+            if met < _CHUNK:
+                return rows
+            pause.wait(time.monotonic() - started_s)  # as long again for others to write
+
     # Deleting.
 
-    def delete(self, images: Iterable[Image]) -> None:
-        """Delete files, then rows; what fails midway is ended by `finish_deleting`."""
-        images = list(images)
+    def delete(self, images: Iterable[Image]) -> list[Image]:
+        """Delete files, then rows; what fails midway is ended by `finish_deleting`.
+
+        Returns what was deleted: an image stays that has changed its state since it was looked at,
+        it may be one to be sent now.
+        """
         with self._deletes:
+            images = [image for image in images if self._is_still(image)]
             self._db.sync()  # else a picture could be gone whose upload is not known any more
             self._deleting.update({image.id: image for image in images})
             self.folder.delete([image.filename for image in images])
@@ -478,25 +501,31 @@ class Catalog(CatalogReader):
             for image in images:
                 self._deleting.pop(image.id, None)
             self._pending_changed()
+            return images
+
+    def _is_still(self, image: Image) -> bool:
+        rows = self._images("WHERE id = ?", (image.id,))
+        return bool(rows) and rows[0].state == image.state
 
     def finish_deleting(self) -> None:
         """End deletions that failed midway: no row is to stay whose file has gone."""
         with self._deletes:  # what another thread is at has not failed
             if self._deleting:
                 self.delete(list(self._deleting.values()))
+                self._deleting.clear()  # what is left there has changed its state
 
     def delete_events(self, before: datetime) -> int:
         """Delete ended events before `before` that have no image any more; return how many.
 
         Those whose time was never corrected are kept.
         """
-        with self._db.transaction() as sql:
-            return sql.execute(
-                "DELETE FROM events WHERE edge_us < ? AND state != 'capturing' AND NOT EXISTS"
-                " (SELECT 1 FROM images WHERE event_id = events.id)"
-                " AND NOT EXISTS (SELECT 1 FROM uncorrected WHERE event_id = events.id)",
-                (to_us(before),),
-            ).rowcount
+        return self._in_chunks(
+            "DELETE FROM events WHERE id IN (SELECT id FROM events"
+            " WHERE edge_us < ? AND state != 'capturing' AND NOT EXISTS"
+            " (SELECT 1 FROM images WHERE event_id = events.id)"
+            " AND NOT EXISTS (SELECT 1 FROM uncorrected WHERE event_id = events.id) LIMIT ?)",
+            to_us(before),
+        )
 
     # Reconciling; only for the owner of the folder, see reconcile.py.
 

@@ -124,8 +124,7 @@ class CleanupService(Worker):
             self.nothing_left_to_delete = not images
             if not images:
                 break
-            self._catalog.delete(images)
-            deleted += len(images)
+            deleted += len(self._catalog.delete(images))
         else:
             self.nothing_left_to_delete = False
         if deleted:
@@ -158,7 +157,7 @@ class CleanupService(Worker):
         before = now - self._retention
         deleted = freed_bytes = 0
         while images := self._catalog.expired(before, self._states, _CHUNK):
-            self._catalog.delete(images)
+            images = self._catalog.delete(images)
             deleted += len(images)
             freed_bytes += sum(i.size_bytes for i in images if i.state != "missing")
         self._catalog.delete_events(before)

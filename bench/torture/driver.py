@@ -106,11 +106,11 @@ def _tell(**words: object) -> None:
 class _Catalog(Catalog):
     """Tell what a cleanup deletes."""
 
-    def delete(self, images: Iterable[Image]) -> None:
+    def delete(self, images: Iterable[Image]) -> list[Image]:
         images = list(images)
         for image in images:
             _tell(freed=image.filename)
-        super().delete(images)
+        return super().delete(images)
 
 
 class _Site:

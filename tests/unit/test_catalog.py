@@ -504,6 +504,58 @@ def test_a_file_that_cannot_be_deleted_keeps_its_row(
     assert catalog.has_row(image.filename)
 
 
+def test_what_changed_its_state_since_it_was_looked_at_is_not_deleted(catalog: Catalog) -> None:
+    again, old, unknown = (
+        save(catalog, later(n), state=state)
+        for n, state in enumerate(("rejected", "rejected", "unknown"))
+    )
+    catalog.retry(again.filename)
+    catalog.resolve_unknown("pending")
+    assert catalog.delete([again, old, unknown]) == [old]
+    assert [i.filename for i in catalog.oldest_pending(9)] == [again.filename, unknown.filename]
+    assert (catalog.folder.path / again.filename).exists()
+
+
+def test_what_is_to_be_sent_again_after_a_failed_deletion_stays(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [save(catalog, later(n), state="rejected") for n in range(2)]
+    with monkeypatch.context() as read_only:
+
+        def delete(names: object) -> None:
+            raise StorageError("read-only")
+
+        read_only.setattr(catalog.folder, "delete", delete)
+        with pytest.raises(StorageError):
+            catalog.delete(images)
+    catalog.retry(images[0].filename)
+    catalog.finish_deleting()
+    assert [i.filename for i in catalog.images(ImageFilter(), limit=9)] == [images[0].filename]
+    assert (catalog.folder.path / images[0].filename).exists()
+
+
+def test_a_row_that_is_gone_takes_no_file_of_its_name_with_it(catalog: Catalog) -> None:
+    image = save(catalog, state="uploaded")
+    catalog.delete([image])
+    taken_again = save(catalog)
+    assert taken_again.filename == image.filename
+    assert catalog.delete([image]) == []
+    assert (catalog.folder.path / image.filename).exists()
+
+
+def test_many_rows_are_changed_a_part_at_a_time(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("catalog._CHUNK", 2)
+    for n in range(5):
+        save(catalog, later(n), state="unknown")
+        catalog.fail_unrecorded("r1", "gpio", later(n), "camera down")
+    catalog.record_unrecorded()
+    assert catalog.resolve_unknown("uploaded") == 5
+    assert catalog.delete_events(later(4)) == 4
+    assert events(catalog)["failed"] == 1
+
+
 def test_only_ended_events_without_images_are_deleted(catalog: Catalog) -> None:
     save(catalog, later(0))
     catalog.begin_event("r1", "gpio", later(1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from catalog import Catalog
 from cleanup_service import AlreadyRunningError, CleanupReport, CleanupService
 from config import CleanupConfig
 from image_files import StorageError
-from records import ImageFilter
+from records import Image, ImageFilter
 from stats import Stats
 from tests.rigs.stores import JPEG, save, storage_config
 from version import RELEASED_AT
@@ -167,11 +167,11 @@ def test_a_second_run_at_once_is_refused(
     refused: list[str] = []
     real_delete = catalog.delete
 
-    def delete(images: object) -> None:
+    def delete(images: Iterable[Image]) -> list[Image]:
         with pytest.raises(AlreadyRunningError) as caught:
             cleanup.run()
         refused.append(str(caught.value))
-        real_delete(images)  # type: ignore[arg-type]
+        return real_delete(images)
 
     monkeypatch.setattr(catalog, "delete", delete)
     assert cleanup.run().deleted == 1

@@ -320,7 +320,7 @@ def test_what_was_sent_and_deleted_meanwhile_was_not_pending(
             catalog.mark_uploaded(image.id, None)
             catalog.folder.delete([image.filename])
             if is_deleted:
-                catalog.delete([image])
+                catalog.delete([catalog.image(image.filename)])
         return found
 
     monkeypatch.setattr(catalog, "filenames", filenames)
