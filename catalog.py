@@ -404,7 +404,10 @@ class Catalog(CatalogReader):
     def mark_waiting(
         self, image_id: int, error: str, next_attempt_at: datetime | None, wait_for: str
     ) -> None:
-        """Note a failed attempt; `wait_for` is connection, silent, server, retry_after or file."""
+        """Note a failed attempt; `wait_for` is connection, silent, server, retry_after or file.
+
+        (Of an image that is missing it is the state that it had.)
+        """
         self._update(
             image_id,
             "attempts = attempts + 1, last_error = ?, next_attempt_us = ?, wait_for = ?",
@@ -417,16 +420,20 @@ class Catalog(CatalogReader):
 
     def mark_missing(self, image_id: int) -> None:
         """Note that the row's file has gone, now or once that can be written."""
-        self._note(image_id, "missing", "last_error = ?", ("the file has gone",))
+        what = "wait_for = state, last_error = ?"  # the state before
+        self._note(image_id, "missing", what, ("the file has gone",))
 
     def mark_found(self, image_id: int) -> None:
-        """Note that a missing file is back: sent, never to be sent, or still to be sent."""
-        self._update(
-            image_id,
-            "last_error = NULL, state = CASE WHEN uploaded_us IS NOT NULL THEN 'uploaded'"
-            " WHEN source = 'test' THEN 'skipped' ELSE 'pending' END",
-            (),
-        )
+        """Note that a missing file is back: its image is again what it was before."""
+        with self._deletes:
+            self._update(
+                image_id,
+                "last_error = NULL, wait_for = NULL, state = CASE"
+                " WHEN wait_for IN ('uploaded', 'rejected', 'skipped', 'unknown') THEN wait_for"
+                " WHEN uploaded_us IS NOT NULL THEN 'uploaded'"  # as older releases left it
+                " WHEN source = 'test' THEN 'skipped' ELSE 'pending' END",
+                (),
+            )
 
     def with_sha256(self, image: Image, jpeg: bytes) -> Image:
         """Complete the row of an adopted file, whose content was never read before."""

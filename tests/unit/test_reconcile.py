@@ -158,11 +158,12 @@ def test_a_row_without_its_file_is_missing(
     assert f"{gone.filename} was pending and its file has gone" in caplog.text
 
 
-def test_a_missing_file_that_is_back_is_sent(
-    config: StorageConfig, reopen: Callable[[], Catalog]
+@pytest.mark.parametrize("state", ["pending", "uploaded", "rejected", "skipped", "unknown"])
+def test_a_missing_file_that_is_back_is_what_it_was(
+    config: StorageConfig, reopen: Callable[[], Catalog], state: str
 ) -> None:
     catalog = reopen()
-    image = save(catalog)
+    image = save(catalog, state=state)
     path = catalog.folder.path / image.filename
     aside = path.with_suffix(".aside")
     path.rename(aside)
@@ -170,7 +171,22 @@ def test_a_missing_file_that_is_back_is_sent(
     assert states(catalog) == {image.filename: "missing"}
     aside.rename(path)
     run(catalog, config)
-    assert states(catalog) == {image.filename: "pending"}
+    assert states(catalog) == {image.filename: state}
+
+
+def test_a_missing_file_that_was_marked_as_sent_is_not_sent(
+    config: StorageConfig, reopen: Callable[[], Catalog]
+) -> None:
+    catalog = reopen()
+    image = save(catalog, state="unknown")
+    catalog.resolve_unknown("uploaded")
+    path = catalog.folder.path / image.filename
+    aside = path.with_suffix(".aside")
+    path.rename(aside)
+    run(catalog, config)
+    aside.rename(path)
+    run(catalog, config)
+    assert states(catalog) == {image.filename: "uploaded"}
 
 
 @pytest.mark.parametrize(("enabled", "state"), [(True, "pending"), (False, "skipped")])
