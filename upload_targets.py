@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
+from requests.utils import get_environ_proxies, select_proxy
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
@@ -43,6 +44,8 @@ TimeoutErrors: Final = (
     ReadTimeoutError,
     TimeoutError,
 )
+_PORTS: Final = {"http": 80, "https": 443}
+_SOCKS_PORT: Final = 1080
 _UNEXPECTED_FIELD: Final = "unexpected field"
 
 
@@ -100,6 +103,18 @@ def idempotency_key(site_id: str, image: Image) -> str:
     """Return the key that stays the same for the same picture of the same site."""
     text = f"{site_id}\0{image.filename}\0{image.sha256}"
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def first_hop(config: UploadConfig) -> tuple[str, int]:
+    """Return the host and port that a connection has to be opened to for an upload.
+
+    It is the server, or the proxy of the environment, behind which nothing can be looked for.
+    """
+    url = config.server_url
+    if not config.is_s3:
+        url = select_proxy(url, get_environ_proxies(url)) or url
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    return parts.hostname or "", parts.port or _PORTS.get(parts.scheme, _SOCKS_PORT)
 
 
 class HttpTarget:
@@ -297,3 +312,10 @@ class _DeadlineAdapter(HTTPAdapter):
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = self._deadline.pool_classes()
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        is_new = proxy not in self.proxy_manager
+        manager = super().proxy_manager_for(proxy, **kwargs)
+        if is_new and not proxy.lower().startswith("socks"):  # those need connections of their own
+            manager.pool_classes_by_scheme = self._deadline.pool_classes()
+        return manager

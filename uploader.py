@@ -17,7 +17,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
-from urllib.parse import urlsplit
 
 from catalog import Catalog
 from config import UploadConfig, redact_url
@@ -25,7 +24,15 @@ from image_files import StorageError
 from records import Image
 from stats import Stats
 from upload_line import Claims, Drain, Line, Progress
-from upload_targets import Deferred, Delivered, Misconfigured, Outcome, Rejected, UploadTarget
+from upload_targets import (
+    Deferred,
+    Delivered,
+    Misconfigured,
+    Outcome,
+    Rejected,
+    UploadTarget,
+    first_hop,
+)
 from worker import Worker
 
 _log = logging.getLogger(__name__)
@@ -38,7 +45,6 @@ _PROBE_S: Final = 60.0
 _LOOK_AHEAD: Final = 32
 _PROBED: Final = 10  # the oldest may be unreadable
 _CONNECT_TIMEOUT_S: Final = 5.0
-_PORTS: Final = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True)
@@ -437,12 +443,11 @@ class RetryWorker(Worker):
 
 
 class ConnectivityMonitor(Worker):
-    """Open a connection to the upload server now and then."""
+    """Open a connection to the upload server, or the proxy before it, now and then."""
 
     def __init__(self, config: UploadConfig, line: Line) -> None:
         super().__init__("connectivity")
-        parts = urlsplit(config.server_url)
-        self._address = (parts.hostname or "", parts.port or _PORTS[parts.scheme])
+        self._address = first_hop(config)
         self._interval_s = config.connectivity_check_interval_s
         self._line = line
 

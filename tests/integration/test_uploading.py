@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,15 @@ from catalog import Catalog
 from config import StorageConfig, UploadConfig
 from records import Image
 from stats import Stats
-from tests.rigs.receiver import Answer, Receiver, captive_portal, redirect, retry_later, text
+from tests.rigs.receiver import (
+    UPLOAD_PATH,
+    Answer,
+    Receiver,
+    captive_portal,
+    redirect,
+    retry_later,
+    text,
+)
 from tests.rigs.stores import JPEG, save, save_many, storage_config, upload_config
 from upload_targets import HttpTarget, idempotency_key
 from uploader import UploadService
@@ -196,11 +205,19 @@ def test_faults_are_outlived(
     assert receiver.bodies == {image.filename: JPEG}
 
 
+@pytest.mark.parametrize("through_proxy", [False, True])
 def test_the_total_deadline_holds_against_a_trickle(
-    catalog: WatchedCatalog, receiver: Receiver
+    catalog: WatchedCatalog,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    through_proxy: bool,
 ) -> None:
     receiver.answer(Answer(trickle_s=0.4))  # the whole head would take half a minute
     config = config_for(receiver, timeout_s=1.0)
+    if through_proxy:
+        monkeypatch.setenv("http_proxy", receiver.url)
+        config = replace(config, url=f"http://gate.invalid{UPLOAD_PATH}")
     target = HttpTarget(config, SITE)
     started_s = time.monotonic()
     outcome = target.send(save(catalog), JPEG, replay=False)

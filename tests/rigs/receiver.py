@@ -34,6 +34,7 @@ from types import TracebackType
 from typing import BinaryIO, Literal, Self
 
 UPLOAD_PATH = "/api/Common/Upload"
+_ORIGIN = re.compile(r"^http://[^/]+")
 MAX_LINE_BYTES = 65_536
 MAX_HEADERS = 200
 MAX_BODY_BYTES = 128 * 1024 * 1024
@@ -610,7 +611,8 @@ class Receiver:
             words = line.split(" ")
             if len(words) != 3 or words[2] not in ("HTTP/1.1", "HTTP/1.0"):
                 raise MalformedRequest(f"bad request line: {line[:80]!r}")
-            request = replace(request, method=words[0], path=words[1])
+            path = _ORIGIN.sub("", words[1])  # said when it is to be a proxy
+            request = replace(request, method=words[0], path=path)
             request = replace(request, headers=_read_head(stream))
             if _is_upload(request) and self._take_reset_before():
                 self._record(replace(request, fault="reset"))

@@ -26,6 +26,7 @@ from upload_targets import (
     Outcome,
     Rejected,
     classify,
+    first_hop,
     idempotency_key,
 )
 
@@ -190,6 +191,32 @@ def test_the_key_is_of_site_name_and_content(image: Image) -> None:
     assert idempotency_key("gate-1", pinned) == (
         "ef673874b86556d201e7050e10479e701d607090e3ece1dd32f318a3eaa4cf28"
     )
+
+
+@pytest.mark.parametrize(
+    ("url", "proxies", "hop"),
+    [
+        ("https://gate.example/api", {}, ("gate.example", 443)),
+        ("http://gate.example:8080/api", {"https_proxy": "http://p:3128"}, ("gate.example", 8080)),
+        ("https://gate.example/api", {"https_proxy": "http://me:pw@p:3128"}, ("p", 3128)),
+        ("https://gate.example/api", {"https_proxy": "p:3128"}, ("p", 3128)),
+        ("http://gate.example/api", {"all_proxy": "socks5://p"}, ("p", 1080)),
+        (
+            "https://gate.example/api",
+            {"https_proxy": "http://p:3128", "no_proxy": ".example"},
+            ("gate.example", 443),
+        ),
+    ],
+)
+def test_the_first_hop_may_be_a_proxy(
+    monkeypatch: pytest.MonkeyPatch, url: str, proxies: dict[str, str], hop: tuple[str, int]
+) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in proxies.items():
+        monkeypatch.setenv(name, value)
+    assert first_hop(upload_config(url)) == hop
 
 
 def _send(image: Image, monkeypatch: pytest.MonkeyPatch, error: Exception) -> Outcome:
