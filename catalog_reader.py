@@ -242,11 +242,10 @@ class CatalogReader:
         return path if path.is_file() else None
 
     def _images(self, clause: str, parameters: tuple[object, ...]) -> list[Image]:
+        states = dict(self._unwritten_states)  # first: what is written meanwhile is in the rows
         rows = self._db.query(f"SELECT * FROM images {clause}", parameters)  # noqa: S608
         images = [image_of(row) for row in rows]
-        if states := dict(self._unwritten_states):
-            return [replace(i, state=states.get(i.id, i.state)) for i in images]
-        return images
+        return [replace(i, state=states.get(i.id, i.state)) for i in images] if states else images
 
     def _pending(
         self,

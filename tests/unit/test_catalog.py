@@ -233,6 +233,24 @@ def test_close_records_what_was_left(tmp_path: Path, commits: BrokenCommits) -> 
 # The life of images.
 
 
+def test_a_state_that_is_written_during_a_look_is_seen(
+    catalog: Catalog, commits: BrokenCommits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = save(catalog)
+    commits.on = True
+    catalog.mark_uploaded(image.id, None)
+    commits.on = False
+    real = Database.query
+
+    def query(database: Database, sql: str, parameters: tuple[object, ...] = ()) -> Any:
+        rows = real(database, sql, parameters)
+        catalog.record_unrecorded()  # as another thread may, right now
+        return rows
+
+    monkeypatch.setattr(Database, "query", query)
+    assert catalog.image(image.filename).state == "uploaded"
+
+
 def test_due_images_come_oldest_first_and_waiting_ones_do_not(catalog: Catalog) -> None:
     first, second, third = save_many(catalog, 3)
     assert [i.id for i in catalog.due_uploads(NOON, 10)] == [first.id, second.id, third.id]
