@@ -124,7 +124,7 @@ class HttpTarget:
         self._config = config
         self._site_id = site_id
         self._deadline = Deadline()
-        self._session = requests.Session()
+        self._session = _Session()
         self._session.headers.update(
             {"User-Agent": f"camera-capture/{__version__}", "X-Site-Id": site_id}
         )
@@ -288,6 +288,16 @@ def _cause(error: BaseException) -> str:
     *_, seen = _chain(error)
     text = getattr(seen, "strerror", None) or (str(seen).rpartition(": ")[2])
     return printable(str(text) or type(seen).__name__)[:200]
+
+
+class _Session(requests.Session):
+    """Take no look at where a redirect leads to.
+
+    It is not followed, but requests would read its whole body and stumble over nonsense in it.
+    """
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        return None
 
 
 class _Bearer(AuthBase):

@@ -27,7 +27,7 @@ from tests.rigs.receiver import (
     text,
 )
 from tests.rigs.stores import JPEG, save, save_many, storage_config, upload_config
-from upload_targets import HttpTarget, idempotency_key
+from upload_targets import HttpTarget, Misconfigured, idempotency_key
 from uploader import UploadService
 from version import __version__
 from worker import stop_all
@@ -225,6 +225,18 @@ def test_the_total_deadline_holds_against_a_trickle(
     target.close()
     assert "gave no answer within 1 s" in str(outcome)
     assert 0.9 < took_s < 10
+
+
+@pytest.mark.parametrize("location", ["", "http://[", "http://\xff/", "http://a..b:99999/", "://"])
+def test_a_redirect_is_a_wrong_set_up_wherever_it_leads(
+    catalog: WatchedCatalog, receiver: Receiver, location: str
+) -> None:
+    receiver.answer(redirect(location))
+    target = HttpTarget(config_for(receiver), SITE)
+    outcome = target.send(save(catalog), JPEG, replay=False)
+    target.close()
+    assert isinstance(outcome, Misconfigured)
+    assert len(receiver.requests) == 1
 
 
 def test_a_reply_that_was_lost_is_asked_for_again_with_the_same_key(
