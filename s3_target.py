@@ -15,7 +15,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 from xml.etree.ElementTree import ParseError
 
-from urllib3 import BaseHTTPResponse, PoolManager, Timeout
+from urllib3 import BaseHTTPResponse, HTTPResponse, PoolManager, Timeout
 from urllib3.exceptions import HTTPError
 
 from config import ConfigError, UploadConfig, redact_url
@@ -36,6 +36,7 @@ from upload_targets import (
 )
 
 _CONNECT_TIMEOUT_S: Final = 5.0
+_MAX_REPLY_BYTES: Final = 65_536
 _MD5_HEX: Final = re.compile(r"[0-9a-f]{32}")
 _CODE: Final = re.compile(rb"<Code>\s*(\w{1,64})\s*</Code>")
 _MESSAGE: Final = re.compile(rb"<Message>([^<]{1,300})")
@@ -90,7 +91,16 @@ class _Pool(PoolManager):
             how["headers"]["Content-MD5"] = base64.b64encode(_md5(how["body"])).decode()
             if self.only_new:
                 how["headers"]["If-None-Match"] = "*"
-        self.reply = super().urlopen(method, url, redirect=False, **how)
+        how["preload_content"] = False
+        with super().urlopen(method, url, redirect=False, **how) as reply:
+            # Nobody needs more, and a stranger may send what fits into no memory.
+            self.reply = HTTPResponse(
+                reply.read(_MAX_REPLY_BYTES),
+                reply.headers,
+                reply.status,
+                reason=reply.reason,
+                request_method=method,
+            )
         headers = self.reply.headers
         is_page = headers.get("content-type", "").lower().startswith("text/html")
         # A store tells the ETag of what it took and of what it has, always.

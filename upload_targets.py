@@ -239,8 +239,7 @@ def _metadata(image: Image, replay: bool) -> dict[str, str]:
 
 def retry_after_s(value: str | None) -> float | None:
     """Return the wait that `Retry-After` asks for, at most an hour; `None` for nonsense."""
-    if not value:
-        return None
+    value = (value or "").strip()
     if value.isascii() and value.isdecimal():
         return float(min(int(value[:20]), _MAX_RETRY_AFTER_S))
     try:
@@ -287,7 +286,7 @@ def _cause(error: BaseException) -> str:
     """Return the root of a request's failure in words, without the URL around it."""
     *_, seen = _chain(error)
     text = getattr(seen, "strerror", None) or (str(seen).rpartition(": ")[2])
-    return printable(str(text) or type(seen).__name__)[:200]
+    return printable(str(text))[:200] or type(seen).__name__
 
 
 class _Session(requests.Session):

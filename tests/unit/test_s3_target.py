@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -40,13 +41,20 @@ class Script:
 
     def urlopen(self, pool: PoolManager, method: str, url: str, **how: Any) -> HTTPResponse:
         assert how["redirect"] is False
+        assert how["preload_content"] is False
         self.sent.append((method, HTTPHeaderDict(how["headers"])))
         answers = self.head if method == "HEAD" else self.put
         answer = answers.pop(0) if len(answers) > 1 else answers[0]
         if isinstance(answer, Exception):
             raise answer
         status, headers, body = answer
-        return HTTPResponse(body, headers=headers, status=status, request_method=method)
+        return HTTPResponse(
+            io.BytesIO(body),
+            headers=headers,
+            status=status,
+            request_method=method,
+            preload_content=False,
+        )
 
     @property
     def methods(self) -> list[str]:
@@ -82,6 +90,25 @@ def image(tmp_path: Path) -> Image:
     image = save(catalog)
     catalog.close()
     return image
+
+
+def test_no_more_of_an_answer_is_read_than_somebody_needs(
+    target: S3Target, script: Script, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, headers, body = told(500, "InternalError")
+    script.put = [(status, headers, body + b"x" * 1_000_000)]
+    read: list[int] = []
+
+    class Body(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            found = super().read(size)
+            read.append(len(found))
+            return found
+
+    monkeypatch.setattr(io, "BytesIO", Body)
+    outcome = target.send(image, JPEG, replay=False)
+    assert outcome == Deferred("the store answered 500 InternalError: m of InternalError", "server")
+    assert 0 < sum(read) < 200_000
 
 
 def told(status: int, code: str, kind: str = "application/xml") -> Answer:
@@ -182,7 +209,7 @@ def test_retry_after_is_read(target: S3Target, script: Script, image: Image) -> 
 def test_what_does_not_answer_as_a_store_does_delivers_nothing(
     target: S3Target, script: Script, image: Image, where: str, headers: dict[str, str]
 ) -> None:
-    setattr(script, where, [(200, headers, b"")])
+    setattr(script, where, [(200, headers, b"" if where == "head" else JPEG)])
     outcome = target.send(image, JPEG, replay=False)
     assert isinstance(outcome, Deferred)
     assert outcome.captive_portal
