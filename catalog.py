@@ -490,25 +490,32 @@ class Catalog(CatalogReader):
     def delete(self, images: Iterable[Image]) -> list[Image]:
         """Delete files, then rows; what fails midway is ended by `finish_deleting`.
 
-        Returns what was deleted: an image stays that has changed its state since it was looked at,
+        Returns what was deleted. An image stays that has changed its state since it was looked at:
         it may be one to be sent now.
+
+        Raises:
+            StorageError: also when not one of the files could be removed.
         """
         with self._deletes:
             images = [image for image in images if self._is_still(image)]
             self._db.sync()  # else a picture could be gone whose upload is not known any more
             self._deleting.update({image.id: image for image in images})
-            self.folder.delete([image.filename for image in images])
+            names = self.folder.delete([image.filename for image in images])
+            gone = [image for image in images if image.filename in names]
             for image in images:
+                if image.filename not in names:
+                    del self._deleting[image.id]
+            if images and not gone:
+                raise StorageError(self.folder.write_error or "cannot delete images")
+            for image in gone:
                 with suppress(OSError):
                     (self.thumbnails / image.filename).unlink(missing_ok=True)
             with self._db.transaction() as sql:
-                sql.executemany(
-                    "DELETE FROM images WHERE id = ?", [(image.id,) for image in images]
-                )
-            for image in images:
+                sql.executemany("DELETE FROM images WHERE id = ?", [(image.id,) for image in gone])
+            for image in gone:
                 self._deleting.pop(image.id, None)
             self._pending_changed()
-            return images
+            return gone
 
     def _is_still(self, image: Image) -> bool:
         rows = self._images("WHERE id = ?", (image.id,))

@@ -193,16 +193,29 @@ class ImageFolder:
         except OSError:
             return b""
 
-    def delete(self, names: Iterable[str]) -> None:
-        """Remove files durably; one that is gone already is fine.
+    def delete(self, names: Iterable[str]) -> set[str]:
+        """Remove files durably; return the names of those that are gone, also if they were before.
+
+        One that can't be removed, as happens on a worn card, must not keep the others.
 
         Raises:
-            StorageError: some may be left.
+            StorageError: what is gone may be back after a power cut.
         """
-        with self._writing("cannot delete images"):
+        gone: set[str] = set()
+        failure: OSError | None = None
+        doing = "cannot delete images"
+        with self._writing(doing):
             for name in names:
-                (self.path / name).unlink(missing_ok=True)
+                try:
+                    (self.path / name).unlink(missing_ok=True)
+                except OSError as error:
+                    failure = error
+                else:
+                    gone.add(name)
             self.sync()
+        if failure is not None:
+            self.write_error = str(StorageError.of(failure, doing))
+        return gone
 
     def scan(self) -> Iterator[FoundFile]:
         """Yield every image file in the folder, in no order."""

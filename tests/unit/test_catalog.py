@@ -552,6 +552,27 @@ def test_what_is_to_be_sent_again_after_a_failed_deletion_stays(
     assert (catalog.folder.path / images[0].filename).exists()
 
 
+def test_a_file_that_cannot_be_removed_does_not_keep_the_others(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = (save(catalog, later(n), state="uploaded") for n in range(2))
+    real = Path.unlink
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        if path.name == bad.filename and path.parent == catalog.folder.path:
+            raise OSError(errno.EUCLEAN, "Structure needs cleaning")
+        real(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    assert catalog.delete([bad, good]) == [good]
+    assert "cannot delete images" in (catalog.write_error or "")
+    catalog.finish_deleting()
+    with pytest.raises(StorageError, match="Structure needs cleaning"):
+        catalog.delete([bad])
+    catalog.finish_deleting()  # nothing is half done
+    assert [i.filename for i in catalog.images(ImageFilter(), limit=9)] == [bad.filename]
+
+
 def test_a_row_that_is_gone_takes_no_file_of_its_name_with_it(catalog: Catalog) -> None:
     image = save(catalog, state="uploaded")
     catalog.delete([image])
