@@ -44,7 +44,8 @@ class PendingExporter(Worker):
         self._catalog = catalog
         self._path = path
         self._allowed = False
-        self._written_version: int | None = None
+        self._written: tuple[int, int] | None = None
+        """The catalog's version and its number of entries that the file holds."""
         self.write_error: str | None = None
         """Why the last attempt to write the file failed; `None` when it did not."""
         self._interval_s = _MIN_INTERVAL_S
@@ -68,10 +69,13 @@ class PendingExporter(Worker):
 
     def export(self) -> None:
         """Write the file if it is not up to date."""
-        version = self._catalog.pending_version
-        if not self._allowed or version == self._written_version:
+        if not self._allowed:
             return
-        self._interval_s = export_interval_s(self._catalog.totals().by_state["pending"])
+        version = self._catalog.pending_version
+        entries = self._catalog.totals().by_state["pending"]  # another process may have changed it
+        if (version, entries) == self._written:
+            return
+        self._interval_s = export_interval_s(entries)
         try:
             write_durably(self._path, _json_array(_entries(self._catalog)))
         except OSError as error:
@@ -80,7 +84,7 @@ class PendingExporter(Worker):
                 _log.error("%s", failure)
             self.write_error = failure
             return
-        self._written_version = version
+        self._written = (version, entries)
         if self.write_error is not None:
             _log.info("%s can be written again", self._path.name)
             self.write_error = None

@@ -108,6 +108,19 @@ def test_the_file_is_written_only_when_something_changed(
     assert names(path) == []
 
 
+def test_what_another_process_makes_pending_is_written(
+    catalog: Catalog, exporter: PendingExporter, path: Path, tmp_path: Path
+) -> None:
+    image = save(catalog, state="unknown")
+    exporter.step()
+    assert names(path) == []
+    command = Catalog(storage_config(tmp_path), as_owner=False)
+    command.resolve_unknown("pending")
+    command.close()
+    exporter.step()
+    assert names(path) == [image.filename]
+
+
 def test_the_last_state_is_written_at_the_end(
     catalog: Catalog, exporter: PendingExporter, path: Path
 ) -> None:
