@@ -24,6 +24,7 @@ class Line:
     """Online or not, paused or not; logs each change once. Every method is for any thread."""
 
     def __init__(self, on_return: Callable[[], None]) -> None:
+        """Begin; `on_return` is called when there is a way again after none, or after a pause."""
         self._on_return = on_return
         self._lock = threading.Lock()
         self._held_until_s = 0.0
@@ -73,6 +74,7 @@ class Line:
             before, self.paused = self.paused, None
         if before is not None:
             _log.info("uploads go on")
+            self._on_return()
 
     def hold_s(self) -> float:
         """Return how many seconds the backlog still waits after the line came back."""

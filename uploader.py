@@ -377,10 +377,11 @@ class RetryWorker(Worker):
         self._target.close()
 
     def _probe(self) -> float:
-        if self._probes:
-            for image in self._catalog.oldest_pending(_PROBED):
-                if self._sender.send(self._target, image, replay=True, probe=True) is not None:
-                    break
+        if not self._probes:
+            return _PROBE_S  # woken when the pause ends
+        for image in self._catalog.oldest_pending(_PROBED):
+            if self._sender.send(self._target, image, replay=True, probe=True) is not None:
+                break
         if self._line.paused is None:
             return 0.0
         return self._rest(_PROBE_S)

@@ -234,6 +234,25 @@ def test_only_the_first_retry_worker_probes(catalog: Catalog, clock: Clock) -> N
     assert [len(target.sent) for target in rig.targets[1:]] == [2, 0, 0]
 
 
+def test_all_retry_workers_go_on_when_a_probe_succeeds(
+    catalog: Catalog, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig(catalog, clock, upload_config(retry_workers=2))
+    save_many(catalog, 3)
+    rig.answer(WRONG)
+    first, second = rig.retries
+    for worker in (first, first, second):
+        worker.step()
+    rig.answer(DELIVERED)
+    clock.passed_s += 60
+    woken: list[bool] = []
+    monkeypatch.setattr(second, "wake", lambda: woken.append(True))
+    assert first.step() == 0.0
+    assert woken
+    second.step()
+    assert len(rig.targets[2].sent) == 1
+
+
 def test_a_retry_by_hand_ends_the_pause_at_once(rig: Rig) -> None:
     image = save(rig.catalog)
     rig.answer(WRONG)
