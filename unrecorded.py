@@ -13,6 +13,7 @@ from image_files import StorageError
 _log = logging.getLogger(__name__)
 
 _LIMIT: Final = 10_000
+_AT_ONCE: Final = 500
 
 Statement = tuple[str, tuple[object, ...]]
 Statements = list[Statement]
@@ -50,18 +51,19 @@ class Unrecorded:
     def record(self, commit: Callable[[Statements], None]) -> bool:
         """Write all that waits, oldest first; tell whether there was anything.
 
-        `commit` writes one outcome's statements in one transaction.
+        `commit` writes statements in one transaction: captures wait for this, so not one for each.
 
         Raises:
             StorageError: the rest still waits.
         """
         recorded = False
         with self._recording:
-            while self._outcomes:
-                statements, image_id = self._outcomes[0]
-                commit(statements)
-                self._outcomes.popleft()
+            while number := min(len(self._outcomes), _AT_ONCE):
+                outcomes = [self._outcomes[place] for place in range(number)]
+                commit([one for statements, _ in outcomes for one in statements])
                 recorded = True
-                if image_id is not None:
-                    self.states.pop(image_id, None)
+                for _, image_id in outcomes:
+                    self._outcomes.popleft()
+                    if image_id is not None:
+                        self.states.pop(image_id, None)
         return recorded

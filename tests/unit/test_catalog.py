@@ -203,6 +203,26 @@ def test_failures_are_recorded_once_writing_works(catalog: Catalog, commits: Bro
     ]
 
 
+def test_what_waited_is_written_many_at_once(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(600):
+        catalog.fail_unrecorded("r1", "gpio", later(n), "the disk is full", untrusted_s=n)
+    commits: list[int] = []
+    real = Catalog._commit
+
+    def commit(catalog: Catalog, statements: list[Any], *, lazy: bool = False) -> None:
+        commits.append(len(statements))
+        real(catalog, statements, lazy=lazy)
+
+    monkeypatch.setattr(Catalog, "_commit", commit)
+    catalog.record_unrecorded()
+    assert commits == [1000, 200]
+    assert (catalog.unrecorded, events(catalog)["failed"]) == (0, 600)
+    assert catalog.correct_times(NOON.timestamp(), 1000) == 600
+    assert [event.edge_at for event in catalog.events(None, limit=2)] == [later(599), later(598)]
+
+
 def test_a_disk_full_for_the_file_leaves_no_row(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
