@@ -253,6 +253,24 @@ def test_close_records_what_was_left(tmp_path: Path, commits: BrokenCommits) -> 
 # The life of images.
 
 
+def test_no_image_is_seen_in_a_state_before_its_row_is(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = save(catalog)
+    seen: list[Image] = []
+    real = Catalog._commit
+
+    def commit(catalog: Catalog, statements: list[Any], *, lazy: bool = False) -> None:
+        seen.append(catalog.image(image.filename))  # as another thread may, right now
+        real(catalog, statements, lazy=lazy)
+        seen.append(catalog.image(image.filename))
+
+    monkeypatch.setattr(Catalog, "_commit", commit)
+    catalog.mark_uploaded(image.id, "there")
+    told = [(i.state, i.remote_location) for i in seen]
+    assert told == [("pending", None), ("uploaded", "there")]
+
+
 def test_a_state_that_is_written_during_a_look_is_seen(
     catalog: Catalog, commits: BrokenCommits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
