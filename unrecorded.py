@@ -23,7 +23,7 @@ class Unrecorded:
     """Outcomes that wait for a disk that can be written. All methods are for any thread."""
 
     def __init__(self) -> None:
-        self._outcomes: deque[tuple[Statements, int | None, str]] = deque()
+        self._outcomes: deque[tuple[Statements, int | None]] = deque()
         self._recording = threading.Lock()
         self.states: dict[int, str] = {}
         """What images have come to although their rows can't say so yet, by id."""
@@ -44,7 +44,9 @@ class Unrecorded:
         except StorageError as error:
             _log.error("%s; a further one is lost", error)
             return
-        self._outcomes.append((statements, image_id, state))
+        if image_id is not None:
+            self.states[image_id] = state
+        self._outcomes.append((statements, image_id))
 
     def record(self, commit: Callable[[Statements], None]) -> bool:
         """Write all that waits, oldest first; tell whether there was anything.
@@ -58,20 +60,10 @@ class Unrecorded:
         with self._recording:
             while number := min(len(self._outcomes), _AT_ONCE):
                 outcomes = [self._outcomes[place] for place in range(number)]
-                try:
-                    commit([one for statements, *_ in outcomes for one in statements])
-                except StorageError:
-                    self._show_states()
-                    raise
+                commit([one for statements, _ in outcomes for one in statements])
                 recorded = True
-                for _, image_id, _ in outcomes:
+                for _, image_id in outcomes:
                     self._outcomes.popleft()
                     if image_id is not None:
                         self.states.pop(image_id, None)
         return recorded
-
-    def _show_states(self) -> None:
-        for place in range(len(self._outcomes)):  # not an iterator: others may append meanwhile
-            _, image_id, state = self._outcomes[place]
-            if image_id is not None:
-                self.states[image_id] = state
