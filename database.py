@@ -116,6 +116,8 @@ _ERRNO: Final = {
     sqlite3.SQLITE_IOERR: errno.EIO,
 }
 _LAZY_S: Final = 1.0
+_WRITER_CACHE_KB: Final = 2000
+_READER_CACHE_KB: Final = 500  # each thread has one: a dozen of them with 2 MB each add up
 _FULLY_CHECKED_BYTES: Final = 64_000_000  # a larger file would delay the start
 
 
@@ -144,7 +146,7 @@ class Database:
         if self._damage_mark.exists():
             raise DamagedError("damage was met while running")
         try:
-            self._writer = self._connect()
+            self._writer = self._connect(_WRITER_CACHE_KB)
         except sqlite3.DatabaseError as error:
             raise self._failure(error) from error
         try:
@@ -157,7 +159,7 @@ class Database:
             raise
         self._opened = True
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self, cache_kb: int) -> sqlite3.Connection:
         connection = sqlite3.connect(
             self._path, timeout=5, isolation_level=None, check_same_thread=False
         )
@@ -166,7 +168,7 @@ class Database:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA wal_autocheckpoint = 500")  # pages: 2 MB of journal
-            connection.execute("PRAGMA cache_size = -2000")
+            connection.execute(f"PRAGMA cache_size = -{cache_kb}")
         except BaseException:
             connection.close()
             raise
@@ -261,7 +263,7 @@ class Database:
         try:
             connection = getattr(self._local, "connection", None)
             if connection is None:
-                connection = self._local.connection = self._connect()
+                connection = self._local.connection = self._connect(_READER_CACHE_KB)
                 self._readers.append(connection)
             rows: list[sqlite3.Row] = connection.execute(sql, parameters).fetchall()
         except sqlite3.DatabaseError as error:
