@@ -173,8 +173,8 @@ def durable_s(daemon: DaemonProcess) -> list[float]:
     return [int(ms) / 1000 for _, ms in SAVED.findall(daemon.log())]
 
 
-def run_kind(codec: str, edges_each: int, cold_each: int, seed: int, say: Say) -> list[Gate]:
-    """Compare all ways on one codec."""
+def run_kind(codec: str, edges_each: int, ffmpeg_each: int, seed: int, say: Say) -> list[Gate]:
+    """Compare all ways on one codec; the limits are of opening by OpenCV, at as many edges."""
     with (
         tempfile.TemporaryDirectory(prefix="bench-capture-") as name,
         RtspServer({f"/{camera}": clip(KINDS[codec]) for camera in PINS}) as server,
@@ -191,9 +191,10 @@ def run_kind(codec: str, edges_each: int, cold_each: int, seed: int, say: Say) -
             offsets, nearest = offsets_ms(daemon, server, edges)
             warm = Taken("packet ring", offsets, durable_s(daemon), nearest)
             daemon.stop()
-        say(f"{codec}: opening by OpenCV, then by ffmpeg, {cold_each} times on each of 3 cameras")
-        opencv = take_cold("opening by OpenCV", open_by_opencv, server, cold_each, seed, folder)
-        ffmpeg = take_cold("opening by ffmpeg", open_by_ffmpeg, server, cold_each, seed, folder)
+        say(f"{codec}: opening by OpenCV, {edges_each} edges on each of 3 cameras ...")
+        opencv = take_cold("opening by OpenCV", open_by_opencv, server, edges_each, seed, folder)
+        say(f"{codec}: opening by ffmpeg, {ffmpeg_each} edges on each of 3 cameras ...")
+        ffmpeg = take_cold("opening by ffmpeg", open_by_ffmpeg, server, ffmpeg_each, seed, folder)
         decoding_cpu = decode_continuously(server)
     for taken in (warm, opencv, ffmpeg):
         say(f"  {taken.row()}")
@@ -236,7 +237,7 @@ def main() -> int:
     """Run the bench and print its tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--edges", type=int, default=68, help="edges on each camera")
-    parser.add_argument("--cold", type=int, default=12, help="on each camera, the other ways")
+    parser.add_argument("--ffmpeg", type=int, default=12, help="the same, opening by ffmpeg")
     parser.add_argument("--bursts", type=int, default=200, help="edges in bursts")
     parser.add_argument("--reconnects", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)
@@ -251,7 +252,7 @@ def main() -> int:
         print(text, flush=True)
 
     parts: dict[str, Callable[[], list[Gate]]] = {
-        codec: partial(run_kind, codec, options.edges, options.cold, options.seed, say)
+        codec: partial(run_kind, codec, options.edges, options.ffmpeg, options.seed, say)
         for codec in KINDS
     }
     parts["bursts"] = lambda: run_bursts(options.bursts, say)

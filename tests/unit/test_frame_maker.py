@@ -1,0 +1,100 @@
+"""A GOP decoded while its wanted picture is still to come."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from config import CaptureConfig
+from frame_decoder import decode
+from frame_maker import FrameMaker, Held
+from nal_units import START_CODE
+from packet_ring import Choice
+from simulator import clip
+
+CLIP = clip.load(Path(__file__).parents[2] / "demo" / "clips" / "entry.h264")
+PICTURES = [b"".join(START_CODE + nal for nal in one.nals) for one in CLIP.pictures[:8]]
+OTHER_GOP = [bytes(picture) + b"\0" for picture in PICTURES]
+
+
+def held(pictures: list[bytes], codec: str = "h264") -> Held:
+    choice = Choice(
+        pictures=tuple(pictures),
+        index=len(pictures) - 1,
+        shot_s=1.0,
+        damaged=False,
+        timing_unsure=False,
+    )
+    return Held(choice, codec)
+
+
+@pytest.fixture
+def slots() -> threading.Semaphore:
+    return threading.Semaphore(1)
+
+
+@pytest.fixture
+def maker(slots: threading.Semaphore) -> FrameMaker:
+    return FrameMaker(CaptureConfig(5, 250, 92, "tcp"), slots)
+
+
+def is_free(slots: threading.Semaphore) -> bool:
+    free = slots.acquire(blocking=False)
+    if free:
+        slots.release()
+    return free
+
+
+@pytest.mark.parametrize("there", range(1, 7))
+@pytest.mark.parametrize("fed", [0, 1, 3, 9])
+def test_it_is_the_picture_that_a_decode_from_the_start_gives(
+    maker: FrameMaker, slots: threading.Semaphore, there: int, fed: int
+) -> None:
+    early = maker.begin_early(held(PICTURES[:there]), 1.0)
+    assert early is not None
+    assert not is_free(slots)
+    turns = iter(range(fed))
+    early.decode_while(lambda: next(turns, None) is not None)
+    found = early.end(held(PICTURES[:6]))
+    expected = [decoded.bgr() for decoded in decode("h264", PICTURES[:6])][-1]
+    assert found is not None
+    assert np.array_equal(found, expected)
+    assert is_free(slots)
+
+
+@pytest.mark.parametrize(
+    "wanted", [None, held(OTHER_GOP[:1]), held(OTHER_GOP[:6]), held(PICTURES[:2])]
+)
+def test_a_picture_of_another_gop_or_one_further_back_cannot_be_had(
+    maker: FrameMaker, slots: threading.Semaphore, wanted: Held | None
+) -> None:
+    early = maker.begin_early(held(PICTURES[:4]), 1.0)
+    assert early is not None
+    early.decode_while(lambda: True)
+    assert early.end(wanted) is None
+    assert is_free(slots)
+
+
+def test_a_picture_that_cannot_be_decoded_cannot_be_had(maker: FrameMaker) -> None:
+    early = maker.begin_early(held(PICTURES[:2]), 1.0)
+    assert early is not None
+    early.decode_while(lambda: True)
+    assert early.end(held([*PICTURES[:2], START_CODE + b"\x0c\x80"])) is None
+
+
+def test_what_others_hold_up_is_not_begun(maker: FrameMaker, slots: threading.Semaphore) -> None:
+    with slots:
+        assert maker.begin_early(held(PICTURES[:2]), 0.01) is None
+    assert maker.begin_early(held(PICTURES[:2]), 0.01) is not None
+    assert maker.begin_early(held(PICTURES[:2]), 0.01) is None
+
+
+def test_a_decoder_that_cannot_be_had_leaves_the_slot_to_others(
+    maker: FrameMaker, slots: threading.Semaphore
+) -> None:
+    with pytest.raises(KeyError):
+        maker.begin_early(held(PICTURES[:2], "vp9"), 1.0)
+    assert is_free(slots)
