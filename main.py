@@ -25,7 +25,7 @@ from config import Config, ConfigError, load
 from gpio_service import Edge, GpioBackend, GpioService, load_rpi_gpio
 from image_files import StorageError
 from live_view import LiveView
-from memory import limit_arenas
+from memory import set_up_heap
 from pending_file import PendingExporter
 from reconcile import Reconciler
 from rtsp_stream import CameraStream, StreamError
@@ -436,7 +436,7 @@ def _command(options: argparse.Namespace) -> Callable[[Config, commands.Say], in
 def _run_daemon(config: Config) -> int:
     for warning in config.warnings:
         _log.warning("%s", warning)
-    limit_arenas()
+    set_up_heap()
     return _run_until_signal(Daemon(config))
 
 
@@ -452,7 +452,7 @@ def _run_demo(data: Path | None, faults: Sequence[str]) -> int:
 
     with demo.open_site(data, faults) as (site, config):
         set_up_logging(config, to_file=True)
-        limit_arenas()
+        set_up_heap()
         daemon = Daemon(
             config, load_gpio=lambda: site.pins, clock_synchronized=site.clock_synchronized
         )
@@ -464,5 +464,5 @@ if __name__ == "__main__":
     exit_code = main()
     logging.shutdown()
     sys.stdout.flush()
-    # A thread that is still inside OpenCV would abort the process while Python shuts down.
+    # A thread still inside OpenCV or FFmpeg could abort the process while Python shuts down.
     os._exit(exit_code)
