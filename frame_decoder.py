@@ -1,23 +1,20 @@
-"""From undecoded packets to a JPEG: one GOP's beginning is decoded, up to the wanted picture.
+"""From coded pictures to a JPEG: one GOP's beginning is decoded, up to the wanted picture.
 
-Beside `picture_gate` the only module that knows OpenCV.
+The only module that knows FFmpeg (through PyAV); OpenCV is known to `picture_gate` too.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
-import select
-import threading
-import time
-from collections import deque
-from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import Final
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from typing import Final, Literal
 
+import av
 import cv2
 import numpy as np
 import numpy.typing as npt
+from av.codec.context import Flags
 
 Bgr = npt.NDArray[np.uint8]
 """A picture as OpenCV holds it: uint8, (height, width, 3), blue first."""
@@ -25,10 +22,7 @@ Bgr = npt.NDArray[np.uint8]
 _THUMBNAIL_WIDTH: Final = 320
 _THUMBNAIL_QUALITY: Final = 80
 _MAX_DECODER_THREADS: Final = 8
-_PIPE_BYTES: Final = 1_000_000
-_FEED_S: Final = 5.0
-_FEED_TURN_MS: Final = 10
-_F_SETPIPE_SZ: Final = getattr(fcntl, "F_SETPIPE_SZ", 1031)
+_FFMPEG_NAMES: Final[dict[str, Literal["h264", "hevc"]]] = {"h264": "h264", "h265": "hevc"}
 
 
 class EncodeError(Exception):
@@ -36,149 +30,92 @@ class EncodeError(Exception):
 
 
 def set_up_opencv() -> None:
-    """Set what OpenCV and its FFmpeg read from the environment, for the whole process."""
-    os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "analyzeduration;0|probesize;5000"
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    # Without it one lock is held while a file is opened. FFmpeg is safe for threads since 4.0.
-    os.environ.setdefault("OPENCV_FFMPEG_IS_THREAD_SAFE", "1")
-    threads = min(_MAX_DECODER_THREADS, os.cpu_count() or 1)
-    os.environ.setdefault("OPENCV_FFMPEG_THREADS", str(threads))
+    """Let OpenCV be silent and leave the cores to the decoder, for the whole process."""
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     cv2.setNumThreads(1)
 
 
-def decode(
-    packets: Sequence[bytes], wanted: Container[int], last: int, keep: Callable[[int, Bgr], None]
-) -> int:
-    """Decode `packets` up to frame number `last` and return how many frames came.
+class Decoded:
+    """A decoded picture, and the place in decoding order of the coded one it came of.
 
-    Frames count from 1; those `wanted` are handed to `keep`. A memory file is what every OpenCV
-    from 4.6 on reads a bare H.264 or H.265 stream from.
-    """
-    with _opened(packets) as decoder:
-        came = 0
-        while came < last and decoder.grab():
-            came += 1
-            if came in wanted:
-                found, bgr = decoder.retrieve()
-                if found:
-                    keep(came, np.asarray(bgr, np.uint8))
-        return came
-
-
-def size_of(keyframe: bytes) -> tuple[int, int] | None:
-    """Return the width and height in pixels of a keyframe or a JPEG, `None` if they can't be told.
-
-    Nothing is decoded.
-    """
-    with _opened((keyframe,)) as decoder:
-        width = int(decoder.get(cv2.CAP_PROP_FRAME_WIDTH))
-        height = int(decoder.get(cv2.CAP_PROP_FRAME_HEIGHT))
-        return (width, height) if width > 0 and height > 0 else None
-
-
-@contextmanager
-def _opened(packets: Sequence[bytes]) -> Iterator[cv2.VideoCapture]:
-    """Open packets as a stream."""
-    descriptor = os.memfd_create("gop")
-    try:
-        with os.fdopen(descriptor, "wb", closefd=False) as file:
-            file.writelines(packets)
-        decoder = cv2.VideoCapture(f"/proc/self/fd/{descriptor}", cv2.CAP_FFMPEG)
-        try:
-            yield decoder
-        finally:
-            decoder.release()
-    finally:
-        os.close(descriptor)
-
-
-class EarlyDecode:
-    """Decode what is there of a GOP while the wanted picture's packets are still to come.
-
-    `packets` hold `frames` frames; the wanted one is the last of them or a later one. A pipe,
-    unlike a file, makes the decoder wait for more. What it does not take yet is kept for later:
-    a decoder that has enough, or has given up, must not hold up whoever feeds it.
+    `is_whole` is what FFmpeg says: nothing was concealed. H.265 says it of references too.
     """
 
-    def __init__(self, packets: Sequence[bytes], frames: int) -> None:
-        self._fed: tuple[bytes, ...] = ()
-        self._rest: deque[memoryview] = deque()
-        self._before_wanted = frames - 1
-        self._wanted: int | None = None
-        self._has_enough = threading.Event()
-        self._decided = threading.Event()
-        self._bgr: Bgr | None = None
-        reading, self._writing = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(self._writing, False)
-        with suppress(OSError):
-            fcntl.fcntl(self._writing, _F_SETPIPE_SZ, _PIPE_BYTES)
-        self._thread = threading.Thread(
-            target=self._run, args=(reading,), name="early-decode", daemon=True
-        )
-        self._thread.start()
-        self._feed(packets)
+    def __init__(self, number: int, frame: av.VideoFrame) -> None:
+        self.number = number
+        self.is_whole = not frame.is_corrupt
+        self._frame = frame
 
-    def finish(self, packets: Sequence[bytes], frames: int) -> Bgr | None:
-        """Return frame number `frames` of `packets`, which begin with those given before.
+    @property
+    def size(self) -> tuple[int, int]:
+        """Return width and height in pixels."""
+        return self._frame.width, self._frame.height
 
-        `None`: it did not come, or the packets are others.
-        """
-        same = all(fed is packet for fed, packet in zip(self._fed, packets, strict=False))
-        if same and len(packets) >= len(self._fed) and frames > self._before_wanted:
-            self._wanted = frames
-            self._decided.set()
-            self._feed(packets[len(self._fed) :])
-        self._end()
-        return None if self._rest else self._bgr
+    def bgr(self) -> Bgr:
+        """Return the picture's pixels."""
+        plane = self._frame.reformat(format="bgr24").planes[0]
+        rows = np.asarray(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
+        packed = np.ascontiguousarray(rows[:, : plane.width * 3])
+        return packed.reshape(plane.height, plane.width, 3)
 
-    def abandon(self) -> None:
-        """Decode no more."""
-        self._end()
 
-    def _feed(self, packets: Sequence[bytes]) -> None:
-        self._fed += tuple(packets)
-        self._rest.extend(memoryview(packet) for packet in packets if packet)
-        room = select.poll()
-        room.register(self._writing, select.POLLOUT)
-        given_up_s = time.monotonic() + _FEED_S
-        with suppress(BrokenPipeError):  # the decoder has given up
-            while self._rest and time.monotonic() < given_up_s:
-                if room.poll(_FEED_TURN_MS):
-                    rest = self._rest.popleft()
-                    if left := rest[os.write(self._writing, rest) :]:
-                        self._rest.appendleft(left)
-                elif self._has_enough.is_set() and not self._decided.is_set():
-                    return
+class GopDecoder:
+    """Decode one GOP, h264 or h265 in Annex B, picture by picture from its keyframe on.
 
-    def _end(self) -> None:
-        self._decided.set()
-        os.close(self._writing)
-        self._thread.join()
+    What can't be decoded is left out. A decoder holds some pictures back: `flush` is its end.
+    """
 
-    def _run(self, reading: int) -> None:
+    def __init__(self, codec: str) -> None:
+        self._context = av.CodecContext.create(_FFMPEG_NAMES[codec], "r")
+        self._context.thread_count = min(_MAX_DECODER_THREADS, os.cpu_count() or 1)
+        self._context.thread_type = "FRAME"
+        self._context.flags |= Flags.output_corrupt
+        self._fed = 0
+
+    def feed(self, picture: bytes) -> list[Decoded]:
+        """Take the next picture, whole, and return what has come out: of this or earlier ones."""
+        # A packet around Python's own bytes would be freed by a decoder's thread, which has to wait
+        # for the interpreter: a deadlock when the interpreter waits for that thread.
+        packet = av.Packet(len(picture))
+        packet.update(picture)
+        packet.pts = packet.dts = self._fed
+        self._fed += 1
+        if not picture:
+            return []
+        with suppress(av.FFmpegError):
+            return _numbered(self._context.decode(packet))
+        return []
+
+    def flush(self) -> list[Decoded]:
+        """Return what is left."""
         try:
-            decoder = cv2.VideoCapture(f"/proc/self/fd/{reading}", cv2.CAP_FFMPEG)
-        finally:
-            os.close(reading)
-        try:
-            came = 0
-            while came < self._before_wanted and not self._is_abandoned():
-                if not decoder.grab():
-                    return
-                came += 1
-            self._has_enough.set()
-            self._decided.wait()
-            while came < (self._wanted or 0) and decoder.grab():
-                came += 1
-            if came == self._wanted:
-                found, bgr = decoder.retrieve()
-                self._bgr = np.asarray(bgr, np.uint8) if found else None
-        finally:
-            decoder.release()
+            return _numbered(self._context.decode(None))
+        except av.FFmpegError:
+            return []
+        finally:  # threads still at work would be waited for with the interpreter locked
+            self._context.flush_buffers()
 
-    def _is_abandoned(self) -> bool:
-        return self._decided.is_set() and self._wanted is None
+
+def _numbered(frames: Iterable[av.VideoFrame]) -> list[Decoded]:
+    return [Decoded(frame.pts, frame) for frame in frames if frame.pts is not None]
+
+
+def decode(codec: str, pictures: Sequence[bytes]) -> Iterator[Decoded]:
+    """Decode a GOP's beginning; its pictures come in the order they are shown."""
+    decoder = GopDecoder(codec)
+    for picture in pictures:
+        yield from decoder.feed(picture)
+    rest = decoder.flush()
+    del decoder  # its memory is as much as the pictures'
+    yield from rest
+
+
+def size_of(codec: str, keyframe: bytes) -> tuple[int, int] | None:
+    """Return a keyframe's or a JPEG's width and height in pixels, `None` if they can't be told."""
+    if codec == "mjpeg":
+        bgr = decode_jpeg(keyframe)
+        return None if bgr is None else (bgr.shape[1], bgr.shape[0])
+    return next((decoded.size for decoded in decode(codec, (keyframe,))), None)
 
 
 def decode_jpeg(jpeg: bytes) -> Bgr | None:

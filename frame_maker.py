@@ -5,14 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from config import CaptureConfig
 from frame_decoder import (
     Bgr,
-    EarlyDecode,
+    Decoded,
     EncodeError,
+    GopDecoder,
     decode,
     decode_jpeg,
     encode_jpeg,
@@ -42,16 +43,6 @@ class Held:
 
     choice: Choice
     codec: str
-
-    @property
-    def packets(self) -> tuple[bytes, ...]:
-        """What the decoder is fed with."""
-        return self.choice.packets
-
-    @property
-    def frames(self) -> int:
-        """The wanted picture is this frame of those that come out, counted from 1."""
-        return self.choice.frame_index + 1
 
 
 @dataclass(frozen=True)
@@ -83,7 +74,7 @@ class FrameMaker:
         self._freeze_watch = FreezeWatch()
 
     def begin_early(self, held: Held, wait_s: float) -> EarlyFrame | None:
-        """Begin to decode what is there of a picture still to come.
+        """Get ready to decode what is there of a picture still to come: `held` or a later one.
 
         `None` when others are at it for longer than `wait_s`.
         """
@@ -94,7 +85,7 @@ class FrameMaker:
             self._decoding.release()
             return None
         try:
-            return EarlyFrame(EarlyDecode(held.packets, held.frames), self._let_others)
+            return EarlyFrame(held, self._let_others)
         except BaseException:
             self._let_others()
             raise
@@ -174,21 +165,55 @@ class FrameMaker:
 
 
 class EarlyFrame:
-    """A decode under way, which has to be ended."""
+    """A GOP's beginning, decoded while the wanted picture is still to come. It has to be ended."""
 
-    def __init__(self, decoding: EarlyDecode, on_end: Callable[[], None]) -> None:
-        self._decoding = decoding
+    def __init__(self, held: Held, on_end: Callable[[], None]) -> None:
+        self._choice = held.choice
+        self._decoder = GopDecoder(held.codec)
         self._on_end = on_end
+        self._fed = 0
+        self._is_whole = True
+        self._found: Decoded | None = None
+
+    def decode_while(self, is_waiting: Callable[[], bool]) -> None:
+        """Decode what is there as long as there is time for it."""
+        while self._fed < len(self._choice.pictures) and is_waiting():
+            self._feed()
 
     def end(self, held: Held | None) -> Bgr | None:
-        """Return the picture that is now known to be the wanted one; `None`: it is another."""
+        """Return the picture now known to be the wanted one; `None`: it is another, or damaged."""
         try:
-            if held is None:
-                self._decoding.abandon()
+            may_be_it = held is not None and self._may_become(held.choice)
+            if held is not None and may_be_it:
+                self._choice = held.choice
+                while self._fed < len(self._choice.pictures):
+                    self._feed()
+            self._keep(self._decoder.flush())
+            del self._decoder  # its memory is as much as what the picture needs from here on
+            found = self._found
+            if not may_be_it or found is None or found.number != self._choice.index:
                 return None
-            return self._decoding.finish(held.packets, held.frames)
+            return found.bgr() if self._is_whole else None
         finally:
             self._on_end()
+
+    def _may_become(self, choice: Choice) -> bool:
+        """Tell whether all that was fed is needed for another choice too."""
+        fed = self._choice.pictures[: self._fed]
+        return len(choice.pictures) >= self._fed and all(
+            one is other for one, other in zip(fed, choice.pictures, strict=False)
+        )
+
+    def _feed(self) -> None:
+        picture = self._choice.pictures[self._fed]
+        self._fed += 1
+        self._keep(self._decoder.feed(picture))
+
+    def _keep(self, came: Iterable[Decoded]) -> None:
+        for decoded in came:
+            self._is_whole &= decoded.is_whole
+            if decoded.number == self._choice.index:
+                self._found = decoded
 
 
 def _sharpness(looked: _Looked) -> float:
@@ -206,28 +231,31 @@ def _look_at_all(candidates: Sequence[Held], rank: Callable[[_Looked], float]) -
     """
     gops: dict[int, list[Held]] = {}
     for held in candidates:
-        gops.setdefault(id(held.choice.packets), []).append(held)
+        gops.setdefault(id(held.choice.pictures), []).append(held)
     found = (_look_at_gop(gop, rank) for gop in gops.values())
     return [looked for looked in found if looked is not None]
 
 
 def _look_at_gop(gop: Sequence[Held], rank: Callable[[_Looked], float]) -> _Looked | None:
+    pictures = gop[0].choice.pictures
     if gop[0].codec == "mjpeg":
-        jpeg = b"".join(gop[0].packets)
+        jpeg = pictures[gop[0].choice.index]
         bgr = decode_jpeg(jpeg)
         return None if bgr is None else _Looked(gop[0], bgr, look_at(bgr), jpeg)
+    wanted = {held.choice.index: held for held in gop}
     best: _Looked | None = None
-    wanted = {held.frames: held for held in gop}
-    last = max(wanted)
+    last: Decoded | None = None
+    is_whole = True
+    for last in decode(gop[0].codec, pictures):
+        is_whole &= last.is_whole
+        if last.number in wanted:
+            looked = _looked(wanted.pop(last.number), last, is_whole=is_whole)
+            best = looked if best is None else _best((best, looked), rank)
+    if best is None and last is not None:
+        best = _looked(wanted[max(wanted)], last, is_whole=False)
+    return best
 
-    def keep(number: int, bgr: Bgr) -> None:
-        nonlocal best
-        looked = _Looked(wanted.get(number, wanted[last]), bgr, look_at(bgr))
-        best = looked if best is None else _best((best, looked), rank)
 
-    came = decode(gop[0].packets, wanted, last, keep)
-    if came == last:
-        return best
-    if best is None and came:  # the last one there is
-        decode(gop[0].packets, (came,), came, keep)
-    return None if best is None else replace(best, complete=False)
+def _looked(held: Held, decoded: Decoded, *, is_whole: bool) -> _Looked:
+    bgr = decoded.bgr()
+    return _Looked(held, bgr, look_at(bgr), complete=is_whole)

@@ -6,7 +6,6 @@ Positions are the stream's own time, arrivals the host's monotonic clock, both i
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -29,10 +28,10 @@ _SAME_PICTURE_S: Final = 1e-6
 
 @dataclass(slots=True)
 class Picture:
-    """One picture, in the parts it came in: usually one."""
+    """One picture; `data` is whole, whatever parts it came in."""
 
     position_s: float
-    packets: list[bytes]
+    data: bytes
     torn: bool
 
 
@@ -48,12 +47,12 @@ class Gop:
 class Choice:
     """A picture and what is needed to decode it.
 
-    `packets` are the GOP's bytes up to the picture, in decoding order; the wanted frame is number
-    `frame_index` of those that come out of the decoder. `shot_s` is on the monotonic clock.
+    `pictures` are the GOP's, in decoding order, from its keyframe to the picture at least; it is
+    the one at `index`. `shot_s` is on the monotonic clock.
     """
 
-    packets: tuple[bytes, ...]
-    frame_index: int
+    pictures: tuple[bytes, ...]
+    index: int
     shot_s: float
     damaged: bool
     timing_unsure: bool
@@ -120,7 +119,7 @@ class PacketRing:
         if not self._gops:
             return
         gop = self._gops[-1]
-        gop.pictures.append(Picture(position_s, [packet], torn))
+        gop.pictures.append(Picture(position_s, packet, torn))
         self._grow(gop, len(packet))
         self._trim()
 
@@ -183,7 +182,7 @@ class PacketRing:
     def around(self, wanted_s: float, within_s: float) -> list[Choice]:
         """Return all undamaged pictures shot no further than `within_s` from `wanted_s`.
 
-        Those of one GOP share their packets, so that it is decoded once.
+        Those of one GOP share their pictures, so that it is decoded once.
         """
         anchor_s = self._anchor_s()
         found: list[Choice] = []
@@ -200,20 +199,17 @@ class PacketRing:
         return found
 
     def _choices(self, gop: Gop, indexes: Sequence[int], *, damaged: bool) -> list[Choice]:
-        """Return choices of pictures in one GOP, all with the packets up to the last of them."""
-        prefix = gop.pictures[: max(indexes) + 1]
-        packets = tuple(packet for picture in prefix for packet in picture.packets)
-        start = prefix[0].position_s
-        shown = sorted(p.position_s for p in prefix if p.position_s >= start)
+        """Return choices of pictures in one GOP, all with what comes up to the last of them."""
+        pictures = tuple(picture.data for picture in gop.pictures[: max(indexes) + 1])
         return [
             Choice(
-                packets=packets,
-                frame_index=bisect_left(shown, prefix[i].position_s) if self._b_frames else i,
-                shot_s=prefix[i].position_s + self._anchor_s(),
+                pictures=pictures,
+                index=index,
+                shot_s=gop.pictures[index].position_s + self._anchor_s(),
                 damaged=damaged,
                 timing_unsure=not self._settled(),
             )
-            for i in indexes
+            for index in indexes
         ]
 
     def _pictures(self) -> Iterator[tuple[Gop, int, Picture]]:
@@ -229,7 +225,7 @@ class PacketRing:
         self._merged = True
         if self._gops:
             picture = self._gops[-1].pictures[-1]
-            picture.packets.append(packet)
+            picture.data += packet
             picture.torn |= torn
             self._grow(self._gops[-1], len(packet))
 
@@ -314,7 +310,7 @@ class PacketRing:
         intervals = self._intervals()
         wide = sum(interval_s > longest_s for interval_s in intervals)
         irregular = wide > max(1.0, _IRREGULAR_SHARE * len(intervals))
-        if period_s is None or self._codec == "mjpeg" or irregular:
+        if period_s is None or self._codec != "h264" or irregular:
             return len(gop.pictures)
         ordered = sorted(range(len(gop.pictures)), key=lambda i: gop.pictures[i].position_s)
         gaps = [
@@ -333,5 +329,5 @@ class PacketRing:
         """
         if self._follows is None or self._b_frames or later != earlier + 1:
             return False
-        first, *pair = (gop.pictures[index].packets[0] for index in (0, earlier, later))
+        first, *pair = (gop.pictures[index].data for index in (0, earlier, later))
         return self._follows(first, *pair)

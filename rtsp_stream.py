@@ -38,7 +38,7 @@ _BACKOFF_START_S: Final = 0.5
 _BACKOFF_CAP_S: Final = 1.0
 _REFUSED_BACKOFF_S: Final = 60.0  # cameras lock an account after a few wrong passwords
 _LIVE_WAIT_S: Final = 1.0
-_EARLY_WAIT_S: Final = 0.3  # a camera that hesitates longer must not keep others from decoding
+_EARLY_S: Final = 0.3  # a camera that hesitates longer must not keep others from decoding
 _LONGEST_GOP_S: Final = 4.0
 _LONG_GOP_S: Final = 2.5
 _CODEC_HINT: Final = (
@@ -196,7 +196,7 @@ class CameraStream(Worker):
 
     def _receive(self, picture: CodedPicture) -> None:
         if picture.key and self._size is None:
-            self._size = size_of(picture.data)
+            self._size = size_of(self._codec, picture.data)
         with self._changed:
             ring = self._ring
             if ring is None:
@@ -274,10 +274,12 @@ class CameraStream(Worker):
             StreamError: there is no picture near that moment.
         """
         bgr = None
+        self._settle(pin, pin.settled_s - _EARLY_S - time.monotonic())
         early = self._begin_early(pin)
         if early is not None:
             try:
-                self._settle(pin, _EARLY_WAIT_S)
+                early.decode_while(lambda: not pin.held)
+                self._settle(pin, _EARLY_S)
             finally:
                 bgr = early.end(pin.held[0] if pin.held else None)
         self._settle(pin, math.inf)
@@ -331,12 +333,12 @@ class CameraStream(Worker):
     def _begin_early(self, pin: Pin) -> EarlyFrame | None:
         """Decode what is there while the pinned picture is still to come, if that helps."""
         with self._changed:
-            held, ring = pin.fallback, self._ring
+            held = self._nearest_of(pin, self._hold(pin.wanted_s))
             if pin.held or pin.within_s or held is None or held.codec == "mjpeg":
                 return None
-            if ring is None or ring.has_b_frames or not self._live():
+            if not self._live():
                 return None
-            comes_s = pin.settled_s + (ring.period_s or 0.0)
+            comes_s = pin.settled_s + self._period_s()
         return self._maker.begin_early(held, max(0.0, comes_s - time.monotonic()))
 
     def _settle(self, pin: Pin, wait_at_most_s: float) -> None:

@@ -21,6 +21,7 @@ WEB_MAY_NOT_KNOW = {
     "upload_targets",
 }
 OWNERS = {
+    "av": {"frame_decoder"},
     "cv2": {"frame_decoder", "picture_gate"},
     "sqlite3": {"adoption", "database", "records"},
     "RPi": set[str](),

@@ -1,30 +1,27 @@
-"""A GOP decoded while its wanted picture is still to come."""
+"""Frames of what is held, and a GOP decoded while its wanted picture is still to come."""
 
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from config import CaptureConfig
-from frame_decoder import decode
+from frame_decoder import decode, size_of
 from frame_maker import FrameMaker, Held
-from nal_units import START_CODE
 from packet_ring import Choice
-from simulator import clip
+from tests.rigs.gops import NO_PICTURE, h264, h265
 
-CLIP = clip.load(Path(__file__).parents[2] / "demo" / "clips" / "entry.h264")
-PICTURES = [b"".join(START_CODE + nal for nal in one.nals) for one in CLIP.pictures[:8]]
+PICTURES = h264(8)
 OTHER_GOP = [bytes(picture) + b"\0" for picture in PICTURES]
 
 
-def held(pictures: list[bytes], codec: str = "h264") -> Held:
+def held(pictures: list[bytes], codec: str = "h264", shot_s: float = 1.0) -> Held:
     choice = Choice(
         pictures=tuple(pictures),
         index=len(pictures) - 1,
-        shot_s=1.0,
+        shot_s=shot_s,
         damaged=False,
         timing_unsure=False,
     )
@@ -82,7 +79,7 @@ def test_a_picture_that_cannot_be_decoded_cannot_be_had(maker: FrameMaker) -> No
     early = maker.begin_early(held(PICTURES[:2]), 1.0)
     assert early is not None
     early.decode_while(lambda: True)
-    assert early.end(held([*PICTURES[:2], START_CODE + b"\x0c\x80"])) is None
+    assert early.end(held([*PICTURES[:2], NO_PICTURE])) is None
 
 
 def test_what_others_hold_up_is_not_begun(maker: FrameMaker, slots: threading.Semaphore) -> None:
@@ -98,3 +95,31 @@ def test_a_decoder_that_cannot_be_had_leaves_the_slot_to_others(
     with pytest.raises(KeyError):
         maker.begin_early(held(PICTURES[:2], "vp9"), 1.0)
     assert is_free(slots)
+
+
+def test_a_picture_that_lacks_another_gives_way_to_a_whole_one(maker: FrameMaker) -> None:
+    whole = list(h265())
+    wanted = held([*whole[:20], *whole[21:25]], "h265")
+    frame = maker.frame((wanted,), 1.0, neighbours=lambda: (held(whole[:20], "h265", 0.8),))
+    assert (frame.shot_s, "damaged" in frame.flags) == (0.8, False)
+
+
+def test_a_picture_that_lacks_another_is_flagged_when_there_is_no_better_one(
+    maker: FrameMaker,
+) -> None:
+    whole = list(h265())
+    wanted = held([*whole[:20], *whole[21:25]], "h265")
+    frame = maker.frame((wanted,), 1.0)
+    assert (frame.shot_s, "damaged" in frame.flags) == (1.0, True)
+    early = maker.begin_early(held(whole[:19], "h265"), 1.0)
+    assert early is not None
+    early.decode_while(lambda: True)
+    assert early.end(wanted) is None
+
+
+def test_of_a_picture_that_does_not_come_the_last_one_before_it_is_shown(
+    maker: FrameMaker,
+) -> None:
+    frame = maker.frame((held([*PICTURES[:3], NO_PICTURE]),), 1.0)
+    assert "damaged" in frame.flags
+    assert (frame.width, frame.height) == size_of("h264", PICTURES[0])
