@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import queue
 import threading
 import time
@@ -18,7 +17,6 @@ from config import CameraConfig
 from exif import Facts, with_exif
 from frame_maker import Frame
 from image_files import StorageError
-from memory import give_back
 from records import Image, Shot
 from rtsp_stream import Pin, StreamError
 from stats import Stats
@@ -27,7 +25,6 @@ from worker import Worker
 _log = logging.getLogger(__name__)
 
 _QUEUE_SIZE: Final = 200
-_KEEP_MEMORY_S: Final = 10.0  # cars come close together
 _STORAGE_HINT: Final = "Free some space, or check the card."
 _DEFECT: Final = "internal error"
 _DEFECT_HINT: Final = "See the log."
@@ -181,7 +178,6 @@ class _CameraWorker(Worker):
         self._within_s = best_within_ms / 1000
         self._requests: queue.Queue[_Request] = queue.Queue(_QUEUE_SIZE)
         self._closed = False
-        self._give_back_s = math.inf
 
     def request(
         self, edge_s: float, edge: Moment, source: str, flags: tuple[str, ...]
@@ -223,27 +219,17 @@ class _CameraWorker(Worker):
         try:
             request = self._requests.get_nowait()
         except queue.Empty:
-            return self._rest()
+            return None
         try:
             outcome = self._capture(request)
         finally:
             self._drop_pins(request)
-            self._give_back_s = time.monotonic() + _KEEP_MEMORY_S
         name = self._camera.name
         if outcome.image is None:
             self._stats.count_failed_capture()
             _log.error("camera %s: capture failed: %s", name, outcome.reason)
         request.ticket.resolve(outcome)
         return 0.0
-
-    def _rest(self) -> float | None:
-        """Give memory back when there was nothing to do for a while; return when to look again."""
-        left_s = self._give_back_s - time.monotonic()
-        if left_s > 0:
-            return left_s if left_s < math.inf else None
-        self._give_back_s = math.inf
-        give_back()
-        return None
 
     def _drop_pins(self, request: _Request) -> None:
         for pin in request.pins:

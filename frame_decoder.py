@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from av.codec.context import Flags
 
+from nal_units import START_CODE, holds_slice
+
 Bgr = npt.NDArray[np.uint8]
 """A picture as OpenCV holds it: uint8, (height, width, 3), blue first."""
 
@@ -23,6 +25,10 @@ _THUMBNAIL_WIDTH: Final = 320
 _THUMBNAIL_QUALITY: Final = 80
 _MAX_DECODER_THREADS: Final = 8
 _FFMPEG_NAMES: Final[dict[str, Literal["h264", "hevc"]]] = {"h264": "h264", "h265": "hevc"}
+
+_ENDS_OF_SEQUENCE: Final = {"h264": START_CODE + b"\x0a", "h265": START_CODE + b"\x48\x01"}
+_UNSPECIFIED_MATRIX: Final = 2
+_KNOWN_MATRICES: Final = frozenset({0, 1, 2, 4, 5, 6, 7, 9})  # of H.273, those swscale converts
 
 
 class EncodeError(Exception):
@@ -35,15 +41,15 @@ def set_up_opencv() -> None:
     cv2.setNumThreads(1)
 
 
-class Decoded:
-    """A decoded picture, and the place in decoding order of the coded one it came of.
+class DecodeError(Exception):
+    """A decoded picture can't be made one of OpenCV's."""
 
-    `is_whole` is what FFmpeg says: nothing was concealed. H.265 says it of references too.
-    """
+
+class Decoded:
+    """A decoded picture, and the place in decoding order of the coded one it came of."""
 
     def __init__(self, number: int, frame: av.VideoFrame) -> None:
         self.number = number
-        self.is_whole = not frame.is_corrupt
         self._frame = frame
 
     @property
@@ -52,8 +58,13 @@ class Decoded:
         return self._frame.width, self._frame.height
 
     def bgr(self) -> Bgr:
-        """Return the picture's pixels."""
-        plane = self._frame.reformat(format="bgr24").planes[0]
+        """Return the picture's pixels. Raises `DecodeError`."""
+        if self._frame.colorspace not in _KNOWN_MATRICES:
+            self._frame.colorspace = _UNSPECIFIED_MATRIX
+        try:
+            plane = self._frame.reformat(format="bgr24").planes[0]
+        except av.FFmpegError as error:
+            raise DecodeError(f"the picture's colours can't be converted: {error}") from error
         rows = np.asarray(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
         packed = np.ascontiguousarray(rows[:, : plane.width * 3])
         return packed.reshape(plane.height, plane.width, 3)
@@ -66,48 +77,75 @@ class GopDecoder:
     """
 
     def __init__(self, codec: str) -> None:
+        self._codec = codec
+        self._threads = min(_MAX_DECODER_THREADS, os.cpu_count() or 1)
         self._context = av.CodecContext.create(_FFMPEG_NAMES[codec], "r")
-        self._context.thread_count = min(_MAX_DECODER_THREADS, os.cpu_count() or 1)
+        self._context.thread_count = self._threads
         self._context.thread_type = "FRAME"
         self._context.flags |= Flags.output_corrupt
-        self._fed = 0
+        self._fed: list[bytes] = []
+        self._came: set[int] = set()
+        self._concealed: set[int] = set()
+        self._failed = False
+
+    def decode(self, pictures: Sequence[bytes]) -> Iterator[Decoded]:
+        """Take a whole beginning; its pictures come in the order they are shown."""
+        for picture in pictures:
+            yield from self.feed(picture)
+        yield from self.flush()
 
     def feed(self, picture: bytes) -> list[Decoded]:
         """Take the next picture, whole, and return what has come out: of this or earlier ones."""
-        # A packet around Python's own bytes would be freed by a decoder's thread, which has to wait
-        # for the interpreter: a deadlock when the interpreter waits for that thread.
-        packet = av.Packet(len(picture))
-        packet.update(picture)
-        packet.pts = packet.dts = self._fed
-        self._fed += 1
-        if not picture:
-            return []
-        with suppress(av.FFmpegError):
-            return _numbered(self._context.decode(packet))
-        return []
+        self._fed.append(picture)
+        return self._take(picture, len(self._fed) - 1) if picture else []
 
     def flush(self) -> list[Decoded]:
-        """Return what is left."""
+        """Return what is left and free the decoder: its memory is as much as the pictures'."""
+        # Each thread has a picture under way. Asked for all of them at once, PyAV stops at the
+        # first that fails; another packet asks for one.
+        end = _ENDS_OF_SEQUENCE[self._codec]
+        left = [decoded for _ in range(self._threads) for decoded in self._take(end, None)]
+        with suppress(av.FFmpegError):
+            left += self._numbered(self._context.decode(None))
+        del self._context
+        return left
+
+    def is_whole(self, number: int) -> bool:
+        """Tell whether a picture that came, and all that it builds on, was decoded whole.
+
+        After `flush` that is certain. H.265's decoder knows what a picture builds on; for H.264 it
+        is taken to be all that was sent before.
+        """
+        if any(concealed <= number for concealed in self._concealed):
+            return False
+        return not self._failed or all(
+            earlier in self._came or not holds_slice(self._fed[earlier], self._codec)
+            for earlier in range(number)
+        )
+
+    def _take(self, data: bytes, number: int | None) -> list[Decoded]:
+        # A packet around Python's own bytes would be freed by a decoder's thread, which has to wait
+        # for the interpreter: a deadlock when the interpreter waits for that thread.
+        packet = av.Packet(len(data))
+        packet.update(data)
+        packet.pts = packet.dts = number
         try:
-            return _numbered(self._context.decode(None))
+            return self._numbered(self._context.decode(packet))
         except av.FFmpegError:
+            self._failed = True
             return []
-        finally:  # threads still at work would be waited for with the interpreter locked
-            self._context.flush_buffers()
 
-
-def _numbered(frames: Iterable[av.VideoFrame]) -> list[Decoded]:
-    return [Decoded(frame.pts, frame) for frame in frames if frame.pts is not None]
-
-
-def decode(codec: str, pictures: Sequence[bytes]) -> Iterator[Decoded]:
-    """Decode a GOP's beginning; its pictures come in the order they are shown."""
-    decoder = GopDecoder(codec)
-    for picture in pictures:
-        yield from decoder.feed(picture)
-    rest = decoder.flush()
-    del decoder  # its memory is as much as the pictures'
-    yield from rest
+    def _numbered(self, frames: Iterable[av.VideoFrame]) -> list[Decoded]:
+        found = []
+        for frame in frames:
+            if frame.pts is None:
+                continue
+            self._came.add(frame.pts)
+            # What is shown before the keyframe builds on an earlier GOP, and nothing builds on it.
+            if frame.is_corrupt and 0 in self._came:
+                self._concealed.add(frame.pts)
+            found.append(Decoded(frame.pts, frame))
+        return found
 
 
 def size_of(codec: str, keyframe: bytes) -> tuple[int, int] | None:
@@ -115,7 +153,7 @@ def size_of(codec: str, keyframe: bytes) -> tuple[int, int] | None:
     if codec == "mjpeg":
         bgr = decode_jpeg(keyframe)
         return None if bgr is None else (bgr.shape[1], bgr.shape[0])
-    return next((decoded.size for decoded in decode(codec, (keyframe,))), None)
+    return next((decoded.size for decoded in GopDecoder(codec).decode((keyframe,))), None)
 
 
 def decode_jpeg(jpeg: bytes) -> Bgr | None:

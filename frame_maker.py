@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Final
 
 from config import CaptureConfig
 from frame_decoder import (
     Bgr,
     Decoded,
+    DecodeError,
     EncodeError,
     GopDecoder,
-    decode,
     decode_jpeg,
     encode_jpeg,
     thumbnail,
@@ -112,7 +113,7 @@ class FrameMaker:
         Raises:
             PictureError: nothing can be decoded or encoded.
         """
-        with self._decoding:
+        with self._decoding, _in_words():
             best = (
                 self._best_of(candidates, _sharpness)
                 if bgr is None
@@ -130,10 +131,7 @@ class FrameMaker:
                 best = self._best_of(last_resort(), _sharpness)
             if best is None:
                 raise PictureError(_UNDECODABLE)
-            try:
-                return self._encode(best, wanted_s)
-            except EncodeError as error:
-                raise PictureError(str(error)) from error
+            return self._encode(best, wanted_s)
 
     def _best_of(
         self, candidates: Sequence[Held], rank: Callable[[_Looked], float]
@@ -172,7 +170,6 @@ class EarlyFrame:
         self._decoder = GopDecoder(held.codec)
         self._on_end = on_end
         self._fed = 0
-        self._is_whole = True
         self._found: Decoded | None = None
 
     def decode_while(self, is_waiting: Callable[[], bool]) -> None:
@@ -189,11 +186,12 @@ class EarlyFrame:
                 while self._fed < len(self._choice.pictures):
                     self._feed()
             self._keep(self._decoder.flush())
-            del self._decoder  # its memory is as much as what the picture needs from here on
-            found = self._found
-            if not may_be_it or found is None or found.number != self._choice.index:
+            found, number = self._found, self._choice.index
+            if not may_be_it or found is None or found.number != number:
                 return None
-            return found.bgr() if self._is_whole else None
+            return found.bgr() if self._decoder.is_whole(number) else None
+        except DecodeError:
+            return None
         finally:
             self._on_end()
 
@@ -211,9 +209,16 @@ class EarlyFrame:
 
     def _keep(self, came: Iterable[Decoded]) -> None:
         for decoded in came:
-            self._is_whole &= decoded.is_whole
             if decoded.number == self._choice.index:
                 self._found = decoded
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    try:
+        yield
+    except (DecodeError, EncodeError) as error:
+        raise PictureError(str(error)) from error
 
 
 def _sharpness(looked: _Looked) -> float:
@@ -227,7 +232,7 @@ def _best(found: Iterable[_Looked], rank: Callable[[_Looked], float]) -> _Looked
 def _look_at_all(candidates: Sequence[Held], rank: Callable[[_Looked], float]) -> list[_Looked]:
     """Decode candidates, each GOP once, and return the best of each GOP.
 
-    No more than two pictures are in memory at a time: each may take 25 MB.
+    No more than two pictures are kept at a time: each may take 25 MB.
     """
     gops: dict[int, list[Held]] = {}
     for held in candidates:
@@ -245,17 +250,16 @@ def _look_at_gop(gop: Sequence[Held], rank: Callable[[_Looked], float]) -> _Look
     wanted = {held.choice.index: held for held in gop}
     best: _Looked | None = None
     last: Decoded | None = None
-    is_whole = True
-    for last in decode(gop[0].codec, pictures):
-        is_whole &= last.is_whole
+    decoder = GopDecoder(gop[0].codec)
+    for last in decoder.decode(pictures):
         if last.number in wanted:
-            looked = _looked(wanted.pop(last.number), last, is_whole=is_whole)
+            looked = _looked(wanted[last.number], last, complete=decoder.is_whole(last.number))
             best = looked if best is None else _best((best, looked), rank)
-    if best is None and last is not None:
-        best = _looked(wanted[max(wanted)], last, is_whole=False)
-    return best
+    if best is not None:  # with B-frames, what it builds on may have come out after it
+        return replace(best, complete=decoder.is_whole(best.held.choice.index))
+    return None if last is None else _looked(wanted[max(wanted)], last, complete=False)
 
 
-def _looked(held: Held, decoded: Decoded, *, is_whole: bool) -> _Looked:
+def _looked(held: Held, decoded: Decoded, *, complete: bool) -> _Looked:
     bgr = decoded.bgr()
-    return _Looked(held, bgr, look_at(bgr), complete=is_whole)
+    return _Looked(held, bgr, look_at(bgr), complete=complete)

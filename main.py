@@ -25,7 +25,7 @@ from config import Config, ConfigError, load
 from gpio_service import Edge, GpioBackend, GpioService, load_rpi_gpio
 from image_files import StorageError
 from live_view import LiveView
-from memory import set_up_heap
+from memory import IdleMemory, set_up_heap
 from pending_file import PendingExporter
 from reconcile import Reconciler
 from rtsp_stream import CameraStream, StreamError
@@ -199,7 +199,10 @@ class Daemon:
         for worker in self._workers():
             worker.died = self._on_worker_died
             worker.start()
+        memory = IdleMemory()
         while not self.stopped.wait(1.0):
+            decoded_s = max((stream.decoded_s for stream in self._streams.values()), default=0.0)
+            memory.look(decoded_s)
             if self._catalog.damaged:
                 _log.critical("the catalog is damaged; restarting to rebuild it")
                 self._end(EXIT_WORKER_DIED)

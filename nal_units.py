@@ -76,6 +76,11 @@ def look_at(unit: bytes, codec: str) -> Unit:
     )
 
 
+def holds_slice(picture: bytes, codec: str) -> bool:
+    """Tell whether there is a part of a picture in Annex B, not just what goes with one."""
+    return any(look_at(unit, codec).is_slice for unit in picture.split(START_CODE[1:]))
+
+
 class _Bits:
     """Read what a NAL unit says, behind its first byte. Raises `ValueError` at the end."""
 

@@ -1,7 +1,7 @@
 """A camera's RTSP session kept open, its packets in a ring, and frames decoded on demand.
 
-One reader thread a camera receives packets and never decodes; a capture
-decodes a single GOP's beginning, up to the picture it wants.
+One reader thread a camera receives packets; it decodes but a session's first keyframe, for its
+size. A capture decodes a single GOP's beginning, up to the picture it wants.
 """
 
 from __future__ import annotations
@@ -117,6 +117,8 @@ class CameraStream(Worker):
         self._attempts = 0
         self._session: RtspSession | None = None
         self._opened_s = 0.0
+        self.decoded_s = 0.0
+        """When a picture was last decoded, on the monotonic clock."""
         self._codec = ""
         # Guarded by _changed, since captures and the web read them.
         self._changed = threading.Condition()
@@ -197,6 +199,7 @@ class CameraStream(Worker):
     def _receive(self, picture: CodedPicture) -> None:
         if picture.key and self._size is None:
             self._size = size_of(self._codec, picture.data)
+            self.decoded_s = time.monotonic()
         with self._changed:
             ring = self._ring
             if ring is None:
@@ -277,12 +280,14 @@ class CameraStream(Worker):
         self._settle(pin, pin.settled_s - _EARLY_S - time.monotonic())
         early = self._begin_early(pin)
         if early is not None:
+            until_s = time.monotonic() + _EARLY_S
             try:
-                early.decode_while(lambda: not pin.held)
-                self._settle(pin, _EARLY_S)
+                early.decode_while(lambda: not pin.held and time.monotonic() < until_s)
+                self._settle(pin, until_s - time.monotonic())
             finally:
                 bgr = early.end(pin.held[0] if pin.held else None)
         self._settle(pin, math.inf)
+        self.decoded_s = time.monotonic()
         try:
             frame = self._maker.frame(
                 pin.held,

@@ -179,23 +179,6 @@ def test_the_latency_is_from_the_edge_to_the_disk(site: Site) -> None:
     assert 1000 <= result.latency_ms <= 1000 + (time.monotonic() - before_s) * 1000
 
 
-def test_memory_is_kept_for_the_next_car_and_given_back_once_when_none_comes(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given_back: list[bool] = []
-    monkeypatch.setattr(capture_service, "give_back", lambda: given_back.append(True))
-    monkeypatch.setattr(capture_service, "_KEEP_MEMORY_S", 0.2)
-    assert site.worker.step() is None
-    site.capture()
-    wait_s = site.worker.step()
-    assert wait_s is not None
-    assert 0 < wait_s <= 0.2
-    assert given_back == []
-    time.sleep(wait_s)
-    assert [site.worker.step(), site.worker.step()] == [None, None]
-    assert given_back == [True]
-
-
 @pytest.mark.parametrize("offset_ms", [-400, 0, 500])
 def test_the_camera_s_offset_moves_the_wanted_moment(make_site: MakeSite, offset_ms: int) -> None:
     site = make_site(offset_ms=offset_ms)

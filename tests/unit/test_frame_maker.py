@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from config import CaptureConfig
-from frame_decoder import decode, size_of
-from frame_maker import FrameMaker, Held
+from frame_decoder import GopDecoder, size_of
+from frame_maker import FrameMaker, Held, PictureError
 from packet_ring import Choice
-from tests.rigs.gops import NO_PICTURE, h264, h265
+from tests.rigs.gops import NO_PICTURE, encode, h264, h265, moving_noise
 
 PICTURES = h264(8)
 OTHER_GOP = [bytes(picture) + b"\0" for picture in PICTURES]
@@ -56,7 +56,7 @@ def test_it_is_the_picture_that_a_decode_from_the_start_gives(
     turns = iter(range(fed))
     early.decode_while(lambda: next(turns, None) is not None)
     found = early.end(held(PICTURES[:6]))
-    expected = [decoded.bgr() for decoded in decode("h264", PICTURES[:6])][-1]
+    expected = [decoded.bgr() for decoded in GopDecoder("h264").decode(PICTURES[:6])][-1]
     assert found is not None
     assert np.array_equal(found, expected)
     assert is_free(slots)
@@ -123,3 +123,44 @@ def test_of_a_picture_that_does_not_come_the_last_one_before_it_is_shown(
     frame = maker.frame((held([*PICTURES[:3], NO_PICTURE]),), 1.0)
     assert "damaged" in frame.flags
     assert (frame.width, frame.height) == size_of("h264", PICTURES[0])
+
+
+def test_of_several_pictures_the_nearest_whole_one_is_taken(maker: FrameMaker) -> None:
+    whole = list(h265())
+    pictures = (*whole[:20], *whole[21:25])
+
+    def around() -> list[Held]:
+        return [
+            Held(Choice(pictures, index, 1.0 + (index - 21) * 0.04, False, False), "h265")
+            for index in range(16, 24)
+        ]
+
+    frame = maker.frame((held(list(pictures[:22]), "h265"),), 1.0, neighbours=around)
+    assert frame.shot_s == pytest.approx(1.0 - 2 * 0.04)
+    assert "damaged" not in frame.flags
+
+
+@pytest.mark.parametrize("there", [1, 2, 5, 9])
+def test_b_frames_can_be_decoded_early_too(maker: FrameMaker, there: int) -> None:
+    coded = list(h265(3))
+    for wanted in range(there, there + 5):
+        early = maker.begin_early(held(coded[:there], "h265"), 1.0)
+        assert early is not None
+        early.decode_while(lambda: True)
+        found = early.end(held(coded[:wanted], "h265"))
+        came = {decoded.number: decoded for decoded in GopDecoder("h265").decode(coded[:wanted])}
+        assert found is not None
+        assert np.array_equal(found, came[wanted - 1].bgr())
+
+
+def test_colours_that_cannot_be_converted_are_a_reason_not_a_defect(
+    maker: FrameMaker, slots: threading.Semaphore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("frame_decoder._KNOWN_MATRICES", frozenset(range(20)))
+    wanted = held(list(encode("libx264", "colormatrix=bt2020c", moving_noise(1))))
+    with pytest.raises(PictureError, match="colours"):
+        maker.frame((wanted,), 1.0)
+    early = maker.begin_early(wanted, 1.0)
+    assert early is not None
+    assert early.end(wanted) is None
+    assert is_free(slots)
