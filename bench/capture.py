@@ -195,6 +195,18 @@ def durable_s(daemon: DaemonProcess) -> list[float]:
     return [int(ms) / 1000 for _, ms in SAVED.findall(daemon.log())]
 
 
+def moment_gates(codec: str, warm: Taken, cold: Taken) -> list[Gate]:
+    """Return the figures of the right moment, and how soon it is on disk."""
+    nearest = warm.nearest / len(warm.offsets_ms) * 100
+    warm_p95, cold_p95 = (percentile(taken.durable_s, 0.95) for taken in (warm, cold))
+    return [
+        Gate(f"{codec} nearest frame", nearest, 95, "%", at_least=True),
+        Gate(f"{codec} |offset| p95", warm.offset_p95_ms, 25, "ms"),
+        Gate(f"{codec} |offset| p95 / cold", warm.offset_p95_ms / cold.offset_p95_ms, 1 / 60, ""),
+        Gate(f"{codec} edge to durable p95 / cold", warm_p95 / cold_p95, 1 / 12, ""),
+    ]
+
+
 def run_kind(codec: str, edges_each: int, ffmpeg_each: int, seed: int, say: Say) -> list[Gate]:
     """Compare all ways on one codec; the limits are of opening by OpenCV, at as many edges."""
     with (
@@ -202,19 +214,19 @@ def run_kind(codec: str, edges_each: int, ffmpeg_each: int, seed: int, say: Say)
         RtspServer({f"/{camera}": clip(KINDS[codec]) for camera in PINS}) as server,
     ):
         folder = Path(name)
+        before_ms = decoding_ms(codec)
         with DaemonProcess(folder, settings_for(server)) as daemon:
             daemon.start()
             daemon.wait_for_streams(3)
             threading.Event().wait(5)
             cpu, memory_mb = idle(daemon)
             say(f"{codec}: {edges_each} edges on each of 3 pins ...")
-            before_ms = decoding_ms(codec)
             edges = pull_at_random(daemon, edges_each, seed)
             daemon.wait_until("all saved", lambda: len(durable_s(daemon)) >= len(edges), 60)
-            after_ms = decoding_ms(codec)
             offsets, nearest = offsets_ms(daemon, server, edges)
             warm = Taken("packet ring", offsets, durable_s(daemon), nearest)
             daemon.stop()
+        after_ms = decoding_ms(codec)
         say(f"{codec}: opening by OpenCV, {edges_each} edges on each of 3 cameras ...")
         opencv = take_cold("opening by OpenCV", open_by_opencv, server, edges_each, seed, folder)
         say(f"{codec}: opening by ffmpeg, {ffmpeg_each} edges on each of 3 cameras ...")
@@ -224,16 +236,11 @@ def run_kind(codec: str, edges_each: int, ffmpeg_each: int, seed: int, say: Say)
         say(f"  {taken.row()}")
     say(f"  idle: {cpu:.2f} % of a core for the daemon, {decoding_cpu:.1f} % for three decoders")
     say(
-        f"  48 pictures decoded alone: {before_ms:.0f} ms before, {after_ms:.0f} ms after it;"
+        f"  48 pictures decoded alone: {before_ms:.0f} ms before, {after_ms:.0f} ms after;"
         f" the limit: {percentile(opencv.durable_s, 0.95) / 12 * 1000:.0f} ms"
     )
-    count = len(warm.offsets_ms)
-    warm_p95, cold_p95 = percentile(warm.durable_s, 0.95), percentile(opencv.durable_s, 0.95)
     return [
-        Gate(f"{codec} nearest frame", warm.nearest / count * 100, 95, "%", at_least=True),
-        Gate(f"{codec} |offset| p95", warm.offset_p95_ms, 25, "ms"),
-        Gate(f"{codec} |offset| p95 / cold", warm.offset_p95_ms / opencv.offset_p95_ms, 1 / 60, ""),
-        Gate(f"{codec} edge to durable p95 / cold", warm_p95 / cold_p95, 1 / 12, ""),
+        *moment_gates(codec, warm, opencv),
         Gate(f"{codec} idle CPU / continuous decode", cpu / decoding_cpu, 1 / 12, ""),
         Gate(f"{codec} idle CPU, 3 cameras", cpu, 4, "% of a core"),
         Gate(f"{codec} idle memory, 3 cameras", memory_mb, 130, "MB"),
