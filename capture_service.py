@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -41,6 +42,12 @@ class FrameSource(Protocol):
 
     def drop(self, pin: Pin) -> None:
         """Let go of a pin that nobody will take."""
+
+    def get_ready(self, captured_s: float) -> float | None:
+        """Use the time until the next capture; return the seconds until there is more to do.
+
+        `captured_s` is when the last one ended, on the monotonic clock.
+        """
 
 
 @dataclass(frozen=True)
@@ -177,6 +184,7 @@ class _CameraWorker(Worker):
         self._moments_ms = [camera.offset_ms + moment_ms for moment_ms in burst_ms]
         self._within_s = best_within_ms / 1000
         self._requests: queue.Queue[_Request] = queue.Queue(_QUEUE_SIZE)
+        self._captured_s = -math.inf
         self._closed = False
 
     def request(
@@ -215,11 +223,11 @@ class _CameraWorker(Worker):
                 self._refuse(self._requests.get_nowait(), reason)
 
     def step(self) -> float | None:
-        """Serve one request."""
+        """Serve one request, or get ready for the next one."""
         try:
             request = self._requests.get_nowait()
         except queue.Empty:
-            return None
+            return self._source.get_ready(self._captured_s)
         try:
             outcome = self._capture(request)
         finally:
@@ -229,6 +237,7 @@ class _CameraWorker(Worker):
             self._stats.count_failed_capture()
             _log.error("camera %s: capture failed: %s", name, outcome.reason)
         request.ticket.resolve(outcome)
+        self._captured_s = time.monotonic()
         return 0.0
 
     def _drop_pins(self, request: _Request) -> None:

@@ -25,6 +25,11 @@ from picture_gate import FreezeWatch, Verdict, look_at
 
 _UNDECODABLE: Final = "the picture could not be decoded"
 
+_LEFT_S: Final = 0.1  # of decoding, for a capture; below that nothing is done ahead
+_AHEAD_SHARE: Final = 1 / 6  # of the time between pictures: more would hold up the other cameras
+_AHEAD_AT_ONCE: Final = 3  # a capture may be waiting
+_TELLING: Final = 10  # so many pictures tell how long one takes
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -68,28 +73,83 @@ class PictureError(Exception):
 class FrameMaker:
     """Make frames of one camera, one at a time; `decode_slots` bounds all cameras' decodes."""
 
-    def __init__(self, settings: CaptureConfig, decode_slots: threading.Semaphore) -> None:
+    def __init__(
+        self,
+        settings: CaptureConfig,
+        decode_slots: threading.Semaphore,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._settings = settings
         self._decode_slots = decode_slots
+        self._clock = clock
         self._decoding = threading.Lock()
+        self._ahead: EarlyFrame | None = None  # guarded by _decoding
+        self._picture_s = 0.0
         self._freeze_watch = FreezeWatch()
 
-    def begin_early(self, held: Held, wait_s: float) -> EarlyFrame | None:
+    def begin_early(self, held: Held, wait_s: float | None = None) -> EarlyFrame | None:
         """Get ready to decode what is there of a picture still to come: `held` or a later one.
 
         `None` when others are at it for longer than `wait_s`.
         """
-        until_s = time.monotonic() + wait_s
-        if not self._decoding.acquire(timeout=wait_s):
+        until_s = None if wait_s is None else time.monotonic() + wait_s
+        if not self._decoding.acquire(timeout=-1 if wait_s is None else wait_s):
             return None
-        if not self._decode_slots.acquire(timeout=max(0.0, until_s - time.monotonic())):
+        left_s = None if until_s is None else max(0.0, until_s - time.monotonic())
+        if not self._decode_slots.acquire(timeout=left_s):
             self._decoding.release()
             return None
         try:
-            return EarlyFrame(held, self._let_others)
+            early, self._ahead = self._ahead, None
+            if early is not None and early.may_give(held.choice):
+                early.turn_to(held.choice)
+                return early
+            if early is not None:
+                early.free()
+            return EarlyFrame(held, self._ended, self._clock)
         except BaseException:
             self._let_others()
             raise
+
+    def decode_ahead(self, newest: Held, period_s: float) -> bool:
+        """Decode some more of the newest GOP, but for what a capture decodes in a moment.
+
+        Does nothing where a whole GOP takes no longer, where pictures come nearly as fast as they
+        are decoded, or while others decode. Tells whether something was decoded.
+        """
+        if not 0 < self._picture_s <= period_s * _AHEAD_SHARE:
+            return False
+        upto = len(newest.choice.pictures) - int(_LEFT_S / self._picture_s)
+        if upto <= 0 or not self._decoding.acquire(blocking=False):
+            return False
+        try:
+            if not self._decode_slots.acquire(blocking=False):
+                return False
+            try:
+                if self._ahead is None or not self._ahead.may_become(newest.choice):
+                    self._forget_ahead()
+                    self._ahead = EarlyFrame(newest, self._ended, self._clock)
+                self._ahead.turn_to(newest.choice)
+                return self._ahead.decode(min(upto, self._ahead.fed + _AHEAD_AT_ONCE))
+            finally:
+                self._decode_slots.release()
+        finally:
+            self._decoding.release()
+
+    def rest(self) -> None:
+        """Free what was decoded ahead."""
+        with self._decoding:
+            self._forget_ahead()
+
+    def _forget_ahead(self) -> None:
+        if self._ahead is not None:
+            self._ahead.free()
+            self._ahead = None
+
+    def _ended(self, early: EarlyFrame) -> None:
+        if early.pictures >= _TELLING:
+            self._picture_s = early.took_s / early.pictures
+        self._let_others()
 
     def _let_others(self) -> None:
         self._decode_slots.release()
@@ -165,27 +225,48 @@ class FrameMaker:
 class EarlyFrame:
     """A GOP's beginning, decoded while the wanted picture is still to come. It has to be ended."""
 
-    def __init__(self, held: Held, on_end: Callable[[], None]) -> None:
-        self._choice = held.choice
+    def __init__(
+        self, held: Held, on_end: Callable[[EarlyFrame], None], clock: Callable[[], float]
+    ) -> None:
+        self.fed = 0
+        """Pictures of the GOP that the decoder has got."""
         self._decoder = GopDecoder(held.codec)
         self._on_end = on_end
-        self._fed = 0
+        self._clock = clock
         self._found: Decoded | None = None
+        self.turn_to(held.choice)
+
+    def turn_to(self, choice: Choice) -> None:
+        """Go on for this choice, and count anew what that takes."""
+        self._choice = choice
+        self._fed_before = self.fed
+        self.took_s = 0.0
+        """Time in the decoder, for `pictures`."""
+
+    @property
+    def pictures(self) -> int:
+        """Return how many pictures were decoded for the present choice."""
+        return self.fed - self._fed_before
 
     def decode_while(self, is_waiting: Callable[[], bool]) -> None:
         """Decode what is there as long as there is time for it."""
-        while self._fed < len(self._choice.pictures) and is_waiting():
+        while self.fed < len(self._choice.pictures) and is_waiting():
             self._feed()
+
+    def decode(self, upto: int) -> bool:
+        """Decode the GOP's first `upto` pictures and tell whether that was something to do."""
+        before = self.fed
+        self.decode_while(lambda: self.fed < upto)
+        return self.fed > before
 
     def end(self, held: Held | None) -> Bgr | None:
         """Return the picture now known to be the wanted one; `None`: it is another, or damaged."""
         try:
-            may_be_it = held is not None and self._may_become(held.choice)
+            may_be_it = held is not None and self.may_become(held.choice)
             if held is not None and may_be_it:
                 self._choice = held.choice
-                while self._fed < len(self._choice.pictures):
-                    self._feed()
-            self._keep(self._decoder.flush())
+                self.decode(len(held.choice.pictures))
+            self.free()
             found, number = self._found, self._choice.index
             if not may_be_it or found is None or found.number != number:
                 return None
@@ -193,24 +274,34 @@ class EarlyFrame:
         except DecodeError:
             return None
         finally:
-            self._on_end()
+            self._on_end(self)
 
-    def _may_become(self, choice: Choice) -> bool:
+    def free(self) -> None:
+        """Take what is left in the decoder, and free its memory."""
+        self._keep(self._decoder.flush)
+
+    def may_become(self, choice: Choice) -> bool:
         """Tell whether all that was fed is needed for another choice too."""
-        fed = self._choice.pictures[: self._fed]
-        return len(choice.pictures) >= self._fed and all(
+        fed = self._choice.pictures[: self.fed]
+        return len(choice.pictures) >= self.fed and all(
             one is other for one, other in zip(fed, choice.pictures, strict=False)
         )
 
-    def _feed(self) -> None:
-        picture = self._choice.pictures[self._fed]
-        self._fed += 1
-        self._keep(self._decoder.feed(picture))
+    def may_give(self, choice: Choice) -> bool:
+        """Tell whether a choice's picture is one of those still to come out."""
+        return choice.index >= self.fed and self.may_become(choice)
 
-    def _keep(self, came: Iterable[Decoded]) -> None:
-        for decoded in came:
+    def _feed(self) -> None:
+        picture = self._choice.pictures[self.fed]
+        self.fed += 1
+        self._keep(lambda: self._decoder.feed(picture))
+
+    def _keep(self, decode: Callable[[], Iterable[Decoded]]) -> None:
+        started_s = self._clock()
+        for decoded in decode():
             if decoded.number == self._choice.index:
                 self._found = decoded
+        self.took_s += self._clock() - started_s
 
 
 @contextmanager

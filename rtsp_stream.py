@@ -39,6 +39,8 @@ _BACKOFF_CAP_S: Final = 1.0
 _REFUSED_BACKOFF_S: Final = 60.0  # cameras lock an account after a few wrong passwords
 _LIVE_WAIT_S: Final = 1.0
 _EARLY_S: Final = 0.3  # a camera that hesitates longer must not keep others from decoding
+_CARS_COME_S: Final = 30.0  # after one; at a quiet gate nothing is decoded
+_AHEAD_EVERY_S: Final = 0.05
 _LONGEST_GOP_S: Final = 4.0
 _LONG_GOP_S: Final = 2.5
 _CODEC_HINT: Final = (
@@ -302,6 +304,21 @@ class CameraStream(Worker):
             self._size = (frame.width, frame.height)
         return replace(frame, shot_s=frame.shot_s - self._latency_s)
 
+    def get_ready(self, captured_s: float) -> float | None:
+        """Decode some of what the next capture will need, while cars come.
+
+        Returns the seconds until there is more to do, `None` when the last capture was long ago.
+        """
+        if time.monotonic() - captured_s > _CARS_COME_S:
+            self._maker.rest()
+            return None
+        with self._changed:
+            held = self._hold(time.monotonic()) if self._live() else ()
+            period_s = self._period_s()
+        if held and held[0].codec != "mjpeg" and self._maker.decode_ahead(held[0], period_s):
+            self.decoded_s = time.monotonic()
+        return _AHEAD_EVERY_S
+
     def give_up_waiting(self) -> None:
         """Let nobody wait any more for a camera that sends nothing."""
         with self._changed:
@@ -338,13 +355,14 @@ class CameraStream(Worker):
     def _begin_early(self, pin: Pin) -> EarlyFrame | None:
         """Decode what is there while the pinned picture is still to come, if that helps."""
         with self._changed:
-            held = self._nearest_of(pin, self._hold(pin.wanted_s))
-            if pin.held or pin.within_s or held is None or held.codec == "mjpeg":
+            held = pin.held[0] if pin.held else self._nearest_of(pin, self._hold(pin.wanted_s))
+            if pin.within_s or held is None or held.codec == "mjpeg":
                 return None
-            if not self._live():
+            if not pin.held and not self._live():
                 return None
             comes_s = pin.settled_s + self._period_s()
-        return self._maker.begin_early(held, max(0.0, comes_s - time.monotonic()))
+        wait_s = None if pin.held else max(0.0, comes_s - time.monotonic())
+        return self._maker.begin_early(held, wait_s)
 
     def _settle(self, pin: Pin, wait_at_most_s: float) -> None:
         """Wait until the pin holds its picture, or the best one when its own does not come."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -17,7 +19,10 @@ PICTURES = h264(8)
 OTHER_GOP = [bytes(picture) + b"\0" for picture in PICTURES]
 
 
-def held(pictures: list[bytes], codec: str = "h264", shot_s: float = 1.0) -> Held:
+PERIOD_S = 0.04
+
+
+def held(pictures: Sequence[bytes], codec: str = "h264", shot_s: float = 1.0) -> Held:
     choice = Choice(
         pictures=tuple(pictures),
         index=len(pictures) - 1,
@@ -164,3 +169,139 @@ def test_colours_that_cannot_be_converted_are_a_reason_not_a_defect(
     assert early is not None
     assert early.end(wanted) is None
     assert is_free(slots)
+
+
+def maker_whose_decoder_takes(
+    picture_s: float, slots: threading.Semaphore, learnt_from: int = 20
+) -> FrameMaker:
+    """Make one that has seen a capture of so many pictures, on a clock of its own."""
+    ticks = itertools.count()
+    maker = FrameMaker(CaptureConfig(5, 250, 92, "tcp"), slots, lambda: next(ticks) * picture_s)
+    wanted = held(h265()[:learnt_from], "h265")
+    early = maker.begin_early(wanted)
+    assert early is not None
+    assert early.end(wanted) is not None
+    return maker
+
+
+def decode_ahead(maker: FrameMaker, pictures: Sequence[bytes], codec: str = "h265") -> int:
+    """Let all be decoded ahead that ever is, and return the number of turns it took."""
+    turns = 0
+    while maker.decode_ahead(held(pictures, codec), PERIOD_S):
+        turns += 1
+    return turns
+
+
+def capture(maker: FrameMaker, pictures: Sequence[bytes], codec: str = "h265") -> int:
+    """Capture the last of these, compare it with what a decode from the start gives.
+
+    Return how many had been decoded ahead.
+    """
+    wanted = held(pictures, codec)
+    early = maker.begin_early(wanted)
+    assert early is not None
+    ahead = early.fed
+    early.decode_while(lambda: True)
+    found = early.end(wanted)
+    came = {decoded.number: decoded for decoded in GopDecoder(codec).decode(pictures)}
+    assert found is not None
+    assert np.array_equal(found, came[len(pictures) - 1].bgr())
+    return ahead
+
+
+LEFT = 19  # of 5.25 ms each (20 pictures and the decoder's end took 21 ticks of 5 ms): 0.1 s
+
+
+@pytest.mark.parametrize("there", [LEFT + 1, 30, 47, 50])
+@pytest.mark.parametrize("b_frames", [0, 3])
+def test_a_capture_goes_on_from_what_was_decoded_ahead(
+    slots: threading.Semaphore, there: int, b_frames: int
+) -> None:
+    maker = maker_whose_decoder_takes(0.005, slots)
+    for came in range(1, there + 1):
+        decode_ahead(maker, h265(b_frames)[:came])
+        assert is_free(slots)
+    assert capture(maker, h265(b_frames)[:there]) == there - LEFT
+    assert is_free(slots)
+
+
+def test_h264_is_decoded_ahead_too(slots: threading.Semaphore) -> None:
+    maker = maker_whose_decoder_takes(0.005, slots)
+    pictures = h264(40)
+    decode_ahead(maker, pictures, "h264")
+    assert capture(maker, pictures, "h264") == 40 - LEFT
+
+
+def test_ahead_is_a_few_pictures_at_a_time(slots: threading.Semaphore) -> None:
+    maker = maker_whose_decoder_takes(0.005, slots)
+    assert decode_ahead(maker, h265()) == -(-(50 - LEFT) // 3)
+
+
+@pytest.mark.parametrize(
+    ("picture_s", "learnt_from", "why"),
+    [
+        (0.0015, 20, "a whole GOP takes less than a capture may"),
+        (0.0066, 20, "this machine is too slow to do it beside everything else"),
+        (0.005, 9, "too few pictures to tell how long one takes"),
+    ],
+)
+def test_nothing_is_decoded_ahead_where(
+    slots: threading.Semaphore, picture_s: float, learnt_from: int, why: str
+) -> None:
+    maker = maker_whose_decoder_takes(picture_s, slots, learnt_from)
+    assert decode_ahead(maker, h265()) == 0, why
+
+
+def test_nothing_is_decoded_ahead_while_others_decode(slots: threading.Semaphore) -> None:
+    maker = maker_whose_decoder_takes(0.005, slots)
+    with slots:
+        assert decode_ahead(maker, h265()) == 0
+    early = maker.begin_early(held(h265()[:2], "h265"))
+    assert early is not None
+    assert decode_ahead(maker, h265()) == 0
+    early.end(None)
+    assert decode_ahead(maker, h265()) > 0
+
+
+@pytest.mark.parametrize(
+    "wanted", [h265()[:10], h265()[: 50 - LEFT], [bytes(p) + b"\0" for p in h265()[:45]]]
+)
+def test_a_capture_of_anything_else_begins_at_its_keyframe(
+    slots: threading.Semaphore, wanted: Sequence[bytes]
+) -> None:
+    maker = maker_whose_decoder_takes(0.005, slots)
+    decode_ahead(maker, h265())
+    assert capture(maker, wanted) == 0
+    assert capture(maker, wanted) == 0
+
+
+def test_a_gop_just_begun_does_not_end_what_was_decoded_ahead(slots: threading.Semaphore) -> None:
+    maker = maker_whose_decoder_takes(0.005, slots)
+    decode_ahead(maker, h265())
+    decode_ahead(maker, h265(3)[:LEFT])
+    assert capture(maker, h265()) == 50 - LEFT
+
+
+def test_a_gop_under_way_takes_the_place_of_the_one_before(slots: threading.Semaphore) -> None:
+    maker = maker_whose_decoder_takes(0.005, slots)
+    decode_ahead(maker, h265())
+    decode_ahead(maker, h265(3))
+    assert capture(maker, h265(3)) == 50 - LEFT
+
+
+def test_a_picture_lost_before_what_was_decoded_ahead_is_told(slots: threading.Semaphore) -> None:
+    maker = maker_whose_decoder_takes(0.005, slots)
+    wanted = held([*h265()[:10], *h265()[11:]], "h265")
+    decode_ahead(maker, wanted.choice.pictures)
+    early = maker.begin_early(wanted)
+    assert early is not None
+    assert early.fed > 20
+    assert early.end(wanted) is None
+
+
+def test_what_was_decoded_ahead_is_given_up(slots: threading.Semaphore) -> None:
+    maker = maker_whose_decoder_takes(0.005, slots)
+    decode_ahead(maker, h265())
+    maker.rest()
+    maker.rest()
+    assert capture(maker, h265()) == 0
