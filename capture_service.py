@@ -18,8 +18,9 @@ from config import CameraConfig
 from exif import Facts, with_exif
 from frame_maker import Frame
 from image_files import StorageError
+from moments import Pin
 from records import Image, Shot
-from rtsp_stream import Pin, StreamError
+from rtsp_stream import StreamError
 from stats import Stats
 from worker import Worker
 

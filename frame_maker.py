@@ -90,8 +90,10 @@ class FrameMaker:
     def begin_early(self, held: Held, wait_s: float | None = None) -> EarlyFrame | None:
         """Get ready to decode what is there of a picture still to come: `held` or a later one.
 
-        `None` when others are at it for longer than `wait_s`.
+        `None` when others are at it for longer than `wait_s`, and where each picture is a JPEG.
         """
+        if held.codec == "mjpeg":
+            return None
         until_s = None if wait_s is None else time.monotonic() + wait_s
         if not self._decoding.acquire(timeout=-1 if wait_s is None else wait_s):
             return None
@@ -117,7 +119,7 @@ class FrameMaker:
         Does nothing where a whole GOP takes no longer, where pictures come nearly as fast as they
         are decoded, or while others decode. Tells whether something was decoded.
         """
-        if not 0 < self._picture_s <= period_s * _AHEAD_SHARE:
+        if newest.codec == "mjpeg" or not 0 < self._picture_s <= period_s * _AHEAD_SHARE:
             return False
         upto = len(newest.choice.pictures) - int(_LEFT_S / self._picture_s)
         if upto <= 0 or not self._decoding.acquire(blocking=False):

@@ -28,8 +28,8 @@ from clock import Clock
 from clock_service import ClockService
 from config import CleanupConfig, parse
 from frame_maker import Frame
+from moments import Pin
 from records import Image, ImageFilter
-from rtsp_stream import Pin
 from stats import Stats
 from tests.rigs.stores import JPEG, storage_config
 from version import RELEASED_AT

@@ -36,10 +36,11 @@ from clock import Clock
 from config import CameraConfig, CleanupConfig
 from frame_maker import Frame
 from image_files import ImageFolder
+from moments import Pin
 from pending_file import PendingExporter
 from reconcile import Reconciler
 from records import Image
-from rtsp_stream import Pin, StreamError
+from rtsp_stream import StreamError
 from stats import Stats
 from tests.rigs.stores import storage_config, upload_config
 from upload_targets import HttpTarget

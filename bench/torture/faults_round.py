@@ -25,10 +25,11 @@ from clock import Clock
 from config import CleanupConfig, parse
 from frame_maker import Frame
 from image_files import ImageFolder, StorageError, parse_name
+from moments import Pin
 from pending_file import PendingExporter
 from reconcile import Reconciler
 from records import Image
-from rtsp_stream import Pin, StreamError
+from rtsp_stream import StreamError
 from stats import Stats
 from tests.rigs.faulty_disk import KINDS, Fault, FaultyDisk
 from tests.rigs.stores import JPEG, storage_config, upload_config

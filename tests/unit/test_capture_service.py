@@ -19,8 +19,9 @@ from catalog import Catalog, UnrecordedError
 from clock import Clock
 from frame_maker import Frame
 from image_files import StorageError
+from moments import Pin
 from records import Image
-from rtsp_stream import Pin, StreamError
+from rtsp_stream import StreamError
 from stats import Stats
 from worker import Worker, stop_all
 
