@@ -27,8 +27,9 @@ _UNDECODABLE: Final = "the picture could not be decoded"
 
 _LEFT_S: Final = 0.1  # of decoding, for a capture; below that nothing is done ahead
 _AHEAD_SHARE: Final = 1 / 6  # of the time between pictures: more would hold up the other cameras
-_AHEAD_AT_ONCE: Final = 3  # a capture may be waiting
-_TELLING: Final = 10  # so many pictures tell how long one takes
+_SLOWEST_S: Final = 0.01  # a picture; slower machines have no time and no memory for it
+_TURN_S: Final = 0.02  # a capture may be waiting
+_TELLING: Final = 8  # so many pictures tell how long one takes
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,20 @@ class _Looked:
         return self.complete and not self.held.choice.damaged and self.verdict.flags != ("smeared",)
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A decoded picture; it is `complete` when nothing it builds on is missing."""
+
+    bgr: Bgr
+    complete: bool
+
+
 class PictureError(Exception):
     """No picture can be made of what is held."""
 
 
 class FrameMaker:
-    """Make frames of one camera, one at a time; `decode_slots` bounds all cameras' decodes."""
+    """Make frames of one camera, one at a time; all cameras' decodes share `decode_slots`."""
 
     def __init__(
         self,
@@ -83,14 +92,15 @@ class FrameMaker:
         self._decode_slots = decode_slots
         self._clock = clock
         self._decoding = threading.Lock()
-        self._ahead: EarlyFrame | None = None  # guarded by _decoding
+        self._ahead: EarlyFrame | None = None  # changed with _decoding only
         self._picture_s = 0.0
         self._freeze_watch = FreezeWatch()
 
     def begin_early(self, held: Held, wait_s: float | None = None) -> EarlyFrame | None:
-        """Get ready to decode what is there of a picture still to come: `held` or a later one.
+        """Get ready to decode what is there of a wanted picture: `held` or one still to come.
 
-        `None` when others are at it for longer than `wait_s`, and where each picture is a JPEG.
+        It goes on from what was decoded ahead, where that is of use. `None` when others are at it
+        for longer than `wait_s`, and where each picture is a JPEG.
         """
         if held.codec == "mjpeg":
             return None
@@ -117,9 +127,12 @@ class FrameMaker:
         """Decode some more of the newest GOP, but for what a capture decodes in a moment.
 
         Does nothing where a whole GOP takes no longer, where pictures come nearly as fast as they
-        are decoded, or while others decode. Tells whether something was decoded.
+        are decoded, or while others decode. Tells whether something was decoded. It costs the
+        memory of a decoder until `rest`, whatever `decode_slots` are free.
         """
-        if newest.codec == "mjpeg" or not 0 < self._picture_s <= period_s * _AHEAD_SHARE:
+        if newest.codec == "mjpeg" or newest.choice.damaged:
+            return False
+        if not 0 < self._picture_s <= min(_SLOWEST_S, period_s * _AHEAD_SHARE):
             return False
         upto = len(newest.choice.pictures) - int(_LEFT_S / self._picture_s)
         if upto <= 0 or not self._decoding.acquire(blocking=False):
@@ -128,25 +141,32 @@ class FrameMaker:
             if not self._decode_slots.acquire(blocking=False):
                 return False
             try:
-                if self._ahead is None or not self._ahead.may_become(newest.choice):
-                    self._forget_ahead()
-                    self._ahead = EarlyFrame(newest, self._ended, self._clock)
-                self._ahead.turn_to(newest.choice)
-                return self._ahead.decode(min(upto, self._ahead.fed + _AHEAD_AT_ONCE))
+                return self._go_on_ahead(newest, upto, int(_TURN_S / self._picture_s))
             finally:
                 self._decode_slots.release()
         finally:
             self._decoding.release()
 
-    def rest(self) -> None:
-        """Free what was decoded ahead."""
-        with self._decoding:
-            self._forget_ahead()
+    def _go_on_ahead(self, newest: Held, upto: int, at_once: int) -> bool:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and not ahead.may_become(newest.choice):
+            ahead.free()
+            ahead = None
+        ahead = ahead or EarlyFrame(newest, self._ended, self._clock)
+        ahead.turn_to(newest.choice)
+        has_decoded = ahead.decode(min(upto, ahead.fed + at_once))
+        self._ahead = ahead
+        return has_decoded
 
-    def _forget_ahead(self) -> None:
-        if self._ahead is not None:
-            self._ahead.free()
-            self._ahead = None
+    def rest(self) -> bool:
+        """Free what was decoded ahead and tell whether there was something."""
+        if self._ahead is None:  # not a moment to wait for others
+            return False
+        with self._decoding:
+            ahead, self._ahead = self._ahead, None
+            if ahead is not None:
+                ahead.free()
+            return ahead is not None
 
     def _ended(self, early: EarlyFrame) -> None:
         if early.pictures >= _TELLING:
@@ -162,13 +182,13 @@ class FrameMaker:
         candidates: Sequence[Held],
         wanted_s: float,
         *,
-        bgr: Bgr | None = None,
+        shown: Shown | None = None,
         neighbours: Callable[[], Sequence[Held]] = tuple,
         last_resort: Callable[[], Sequence[Held]] = tuple,
     ) -> Frame:
         """Make a frame of the sharpest candidate, or of a neighbour when all are damaged.
 
-        `bgr` is the only candidate's picture where it is decoded already. `neighbours` are asked
+        `shown` is the only candidate's picture where it is decoded already. `neighbours` are asked
         for only when they are needed; the one nearest to `wanted_s` is taken. The `last_resort` is
         for when nothing of all that can be decoded.
 
@@ -178,8 +198,8 @@ class FrameMaker:
         with self._decoding, _in_words():
             best = (
                 self._best_of(candidates, _sharpness)
-                if bgr is None
-                else _Looked(candidates[0], bgr, look_at(bgr))
+                if shown is None
+                else _Looked(candidates[0], shown.bgr, look_at(shown.bgr), complete=shown.complete)
             )
             if best is None or not best.is_whole:
 
@@ -225,7 +245,10 @@ class FrameMaker:
 
 
 class EarlyFrame:
-    """A GOP's beginning, decoded while the wanted picture is still to come. It has to be ended."""
+    """A GOP's beginning, decoded before the wanted picture is there, or is known.
+
+    A capture has to `end` it; what no capture takes is freed.
+    """
 
     def __init__(
         self, held: Held, on_end: Callable[[EarlyFrame], None], clock: Callable[[], float]
@@ -261,18 +284,19 @@ class EarlyFrame:
         self.decode_while(lambda: self.fed < upto)
         return self.fed > before
 
-    def end(self, held: Held | None) -> Bgr | None:
-        """Return the picture now known to be the wanted one; `None`: it is another, or damaged."""
+    def end(self, held: Held | None) -> Shown | None:
+        """Return the picture now known to be the wanted one, `None` when it is another."""
         try:
-            may_be_it = held is not None and self.may_become(held.choice)
-            if held is not None and may_be_it:
-                self._choice = held.choice
-                self.decode(len(held.choice.pictures))
+            if held is None or not self.may_become(held.choice):
+                self.free()
+                return None
+            self._choice = held.choice
+            self.decode(len(held.choice.pictures))
             self.free()
             found, number = self._found, self._choice.index
-            if not may_be_it or found is None or found.number != number:
+            if found is None or found.number != number:
                 return None
-            return found.bgr() if self._decoder.is_whole(number) else None
+            return Shown(found.bgr(), self._decoder.is_whole(number))
         except DecodeError:
             return None
         finally:

@@ -46,7 +46,7 @@ class LiveView:
             if status.state != "streaming":
                 reason = status.error or f"the camera is {status.state}"
                 raise StreamError(reason, status.hint or "")
-            latest.frame = stream.take(stream.pin(now_s))
+            latest.frame = stream.take(stream.pin(now_s), urgent=False)
             latest.made_s = self._clock()
             return latest.frame
 

@@ -175,10 +175,10 @@ class Moments:
                 return pin.held[0]
             return _nearest_of(pin, self._hold(pin.wanted_s)) if self.live() else None
 
-    def newest(self) -> Held | None:
-        """Return the newest picture of a live camera."""
+    def newest(self, until_s: float) -> Held | None:
+        """Return the picture of a live camera that is nearest to a moment that has been."""
         with self._changed:
-            held = self._hold(time.monotonic()) if self.live() else ()
+            held = self._hold(until_s) if self.live() else ()
             return held[0] if held else None
 
     def around(self, pin: Pin) -> tuple[Held, ...]:

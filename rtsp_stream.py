@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from config import CameraConfig, CaptureConfig
-from frame_decoder import Bgr, set_up_opencv, size_of
-from frame_maker import Frame, FrameMaker, PictureError
+from frame_decoder import set_up_opencv, size_of
+from frame_maker import Frame, FrameMaker, PictureError, Shown
 from moments import Moments, NoPictureError, Pin
 from rtsp_dialogue import Diagnosis, RtspError
 from rtsp_session import RtspSession
@@ -78,7 +78,7 @@ class StreamStatus:
 class CameraStream(Worker):
     """Keep one camera's session open and answer for any moment of its last seconds.
 
-    `decode_slots` bounds the decodes of all cameras together, since each costs memory.
+    `decode_slots` bounds the decodes of all cameras together: each takes time and memory.
     """
 
     def __init__(
@@ -204,23 +204,24 @@ class CameraStream(Worker):
         """Let go of a pin that nobody will take; one that was taken is none any more."""
         self._moments.drop(pin)
 
-    def take(self, pin: Pin) -> Frame:
+    def take(self, pin: Pin, *, urgent: bool = True) -> Frame:
         """Wait for the pinned picture and return it decoded.
 
         Blocks until the picture's successor came; on a live stream at most 1 s after the wanted
-        moment, on another at most `CAPTURE_TIMEOUT_S`.
+        moment, on another at most `CAPTURE_TIMEOUT_S`. One that is not `urgent` leaves what was
+        decoded ahead to the next that is.
 
         Raises:
             StreamError: there is no picture near that moment.
         """
         try:
-            bgr = self._take_early(pin)
+            shown = self._take_early(pin) if urgent and not pin.within_s else None
             self._moments.settle(pin)
             self.decoded_s = time.monotonic()
             frame = self._maker.frame(
                 pin.held,
                 pin.wanted_s,
-                bgr=bgr,
+                shown=shown,
                 neighbours=lambda: self._moments.around(pin),
                 last_resort=lambda: self._moments.nearest(pin),
             )
@@ -233,16 +234,18 @@ class CameraStream(Worker):
         self._size = (frame.width, frame.height)
         return replace(frame, shot_s=frame.shot_s - self._latency_s)
 
-    def _take_early(self, pin: Pin) -> Bgr | None:
-        """Decode what is there while the pinned picture is still to come, if that helps."""
-        moments = self._moments
+    def _take_early(self, pin: Pin) -> Shown | None:
+        """Decode what is there while the pinned picture is still to come."""
+        moments, maker = self._moments, self._maker
         moments.settle(pin, pin.settled_s - _EARLY_S - time.monotonic())
         held = moments.best_yet(pin)
-        if pin.within_s or held is None:
-            return None
         comes_s = pin.settled_s + moments.period_s()
-        wait_s = None if pin.held else max(0.0, comes_s - time.monotonic())
-        early = self._maker.begin_early(held, wait_s)
+        early = None
+        if held is not None:
+            early = maker.begin_early(held, max(0.0, comes_s - time.monotonic()))
+        if early is None:
+            moments.settle(pin)
+            early = maker.begin_early(pin.held[0])
         if early is None:
             return None
         until_s = time.monotonic() + _EARLY_S
@@ -250,21 +253,28 @@ class CameraStream(Worker):
             early.decode_while(lambda: not pin.held and time.monotonic() < until_s)
             moments.settle(pin, until_s - time.monotonic())
         finally:
-            bgr = early.end(pin.held[0] if pin.held else None)
-        return bgr
+            shown = early.end(pin.held[0] if pin.held else None)
+        return shown
 
     def get_ready(self, captured_s: float) -> float | None:
         """Decode some of what the next capture will need, while cars come.
 
-        Returns the seconds until there is more to do, `None` when the last capture was long ago.
+        Returns the seconds until there is more to do, `None` when there is nothing to do before
+        the next capture.
         """
-        if time.monotonic() - captured_s > _CARS_COME_S:
-            self._maker.rest()
+        now_s = time.monotonic()
+        if self._codec == "mjpeg" or self._settings.best_within_ms:
             return None
-        newest, period_s = self._moments.newest(), self._moments.period_s()
-        if newest is not None and self._maker.decode_ahead(newest, period_s):
-            self.decoded_s = time.monotonic()
-        return _AHEAD_EVERY_S
+        newest = None
+        if now_s - captured_s <= _CARS_COME_S:
+            newest = self._moments.newest(now_s + min(0, self.camera.offset_ms) / 1000)
+        if newest is None:
+            has_changed = self._maker.rest()
+        else:
+            has_changed = self._maker.decode_ahead(newest, self._moments.period_s())
+        if has_changed:
+            self.decoded_s = now_s
+        return _AHEAD_EVERY_S if now_s - captured_s <= _CARS_COME_S else None
 
     def give_up_waiting(self) -> None:
         """Let nobody wait any more for a camera that sends nothing."""

@@ -26,7 +26,8 @@ class FakeStream:
     def pin(self, wanted_s: float) -> float:
         return wanted_s
 
-    def take(self, pin: float) -> Frame:
+    def take(self, pin: float, *, urgent: bool) -> Frame:
+        assert not urgent, "captures come first"
         self.slow.wait(5)
         self.taken += 1
         return Frame(b"jpeg", b"small", 4, 3, pin, ())
