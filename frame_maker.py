@@ -25,11 +25,13 @@ from picture_gate import FreezeWatch, Verdict, look_at
 
 _UNDECODABLE: Final = "the picture could not be decoded"
 
-_LEFT_S: Final = 0.1  # of decoding, for a capture; below that nothing is done ahead
+_LEFT_S: Final = 0.1  # of decoding, for a capture
+_WORTH: Final = 1.3  # times that at least for a whole GOP, else it isn't worth the memory
 _AHEAD_SHARE: Final = 1 / 6  # of the time between pictures: more would hold up the other cameras
 _SLOWEST_S: Final = 0.01  # a picture; slower machines have no time and no memory for it
 _TURN_S: Final = 0.02  # a capture may be waiting
 _TELLING: Final = 8  # so many pictures tell how long one takes
+_KEYFRAME: Final = 5  # the time of so many pictures more, the decoder's beginning included
 
 
 @dataclass(frozen=True)
@@ -123,14 +125,16 @@ class FrameMaker:
             self._let_others()
             raise
 
-    def decode_ahead(self, newest: Held, period_s: float) -> bool:
+    def decode_ahead(self, newest: Held, period_s: float, gop_s: float) -> bool:
         """Decode some more of the newest GOP, but for what a capture decodes in a moment.
 
-        Does nothing where a whole GOP takes no longer, where pictures come nearly as fast as they
-        are decoded, or while others decode. Tells whether something was decoded. It costs the
+        Does nothing where a whole GOP takes hardly longer, where pictures come nearly as fast as
+        they are decoded, or while others decode. Tells whether something was decoded. It costs the
         memory of a decoder until `rest`, whatever `decode_slots` are free.
         """
         if newest.codec == "mjpeg" or newest.choice.damaged:
+            return False
+        if gop_s * self._picture_s < _WORTH * _LEFT_S * period_s:
             return False
         if not 0 < self._picture_s <= min(_SLOWEST_S, period_s * _AHEAD_SHARE):
             return False
@@ -170,7 +174,8 @@ class FrameMaker:
 
     def _ended(self, early: EarlyFrame) -> None:
         if early.pictures >= _TELLING:
-            self._picture_s = early.took_s / early.pictures
+            had_keyframe = early.pictures == early.fed
+            self._picture_s = early.took_s / (early.pictures + _KEYFRAME * had_keyframe)
         self._let_others()
 
     def _let_others(self) -> None:

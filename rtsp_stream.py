@@ -271,7 +271,9 @@ class CameraStream(Worker):
         if newest is None:
             has_changed = self._maker.rest()
         else:
-            has_changed = self._maker.decode_ahead(newest, self._moments.period_s())
+            pulse = self._moments.pulse()
+            period_s, gop_s = pulse.period_s or 0.0, pulse.gop_s or 0.0
+            has_changed = self._maker.decode_ahead(newest, period_s, gop_s)
         if has_changed:
             self.decoded_s = now_s
         return _AHEAD_EVERY_S if now_s - captured_s <= _CARS_COME_S else None

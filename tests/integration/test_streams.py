@@ -125,6 +125,7 @@ def test_between_captures_the_next_one_is_decoded_ahead(
     monkeypatch.setattr(frame_maker, "_LEFT_S", 0.01)
     monkeypatch.setattr(frame_maker, "_AHEAD_SHARE", 100)  # however slow this machine is
     monkeypatch.setattr(frame_maker, "_SLOWEST_S", 10)
+    monkeypatch.setattr(frame_maker, "_WORTH", 0)
     with RtspServer({"/cam": clip(kind)}) as server, stream_of(server.url("/cam")) as stream:
         settle(stream)
         turns = 0

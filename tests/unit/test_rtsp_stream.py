@@ -98,6 +98,7 @@ class Site:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **settings: str) -> None:
         monkeypatch.setattr(frame_maker, "_LEFT_S", 0.002)
+        monkeypatch.setattr(frame_maker, "_WORTH", 0.0)
         monkeypatch.setattr(frame_maker, "_SLOWEST_S", 10.0)
         monkeypatch.setattr(frame_maker, "_AHEAD_SHARE", 100.0)
         monkeypatch.setattr(frame_maker, "_TURN_S", 100.0)
