@@ -1,7 +1,8 @@
-"""A camera's RTSP session kept open, its packets in a ring, and frames decoded on demand.
+"""A camera's RTSP session kept open, what state it is in, and frames of its moments on demand.
 
 One reader thread a camera receives packets; it decodes but a session's first keyframe, for its
-size. A capture decodes a single GOP's beginning, up to the picture it wants.
+size. A capture's thread decodes a single GOP's beginning, up to the picture it wants; while cars
+come, what would take long is decoded before the capture.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ WEB_MAY_IMPORT = {"capture_service", "cleanup_service"}
 WEB_MAY_NOT_KNOW = {
     "database",
     "rtsp_stream",
+    "moments",
     "frame_maker",
     "frame_decoder",
     "worker",
@@ -50,6 +51,7 @@ MAY_NOT_KNOW = {
     "config": set(SOURCES) - {"env_reader"},
     "catalog": {"rtsp_stream", "gpio_service", "upload_targets", "upload_line", "uploader"},
     "rtsp_stream": {"catalog", "image_files", "records", "gpio_service", "uploader"},
+    "moments": {"rtsp_stream", "rtsp_session", "catalog", "image_files", "config"},
     "gpio_service": {"rtsp_stream", "catalog", "image_files", "records"},
     "capture_service": {"upload_targets", "upload_line", "database"},
     "uploader": {"rtsp_stream", "gpio_service", "database"},
