@@ -44,11 +44,11 @@ bench-pages: $(VENV)/.installed-dev
 	scripts/install_test_packages.sh
 	$(BIN)/python -m bench.pages
 
-# What must survive everything: torture-crash, torture-power, ... (see bench/torture/); each at most
+# What must survive everything: torture-crash, torture-power, ... (see tests/torture/); each at most
 # 20 minutes, taken up where it was interrupted.
 torture-%: $(VENV)/.installed-dev
 	scripts/install_test_packages.sh
-	$(BIN)/python -m bench.torture.$*
+	$(BIN)/python -m tests.torture.$*
 
 clean:
 	rm -rf $(VENV) tests/.cache

@@ -12,17 +12,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from catalog import Catalog, UnrecordedError
-from clock import Clock, Moment
+from camera.frame_maker import Frame
+from camera.pinned_pictures import Pin
+from camera.stream import StreamError
 from config import CameraConfig
-from exif import Facts, with_exif
-from frame_maker import Frame
-from image_files import StorageError
-from moments import Pin
-from records import Image, Shot
-from rtsp_stream import StreamError
-from stats import Stats
-from worker import Worker
+from runtime.clock import Clock, Moment
+from runtime.stats import Stats
+from runtime.worker import Worker
+from store.catalog import Catalog, UnrecordedError
+from store.exif import Facts, with_exif
+from store.image_files import StorageError
+from store.rows import Image, Shot
 
 _log = logging.getLogger(__name__)
 

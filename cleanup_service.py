@@ -10,13 +10,13 @@ from datetime import datetime, timedelta
 from itertools import accumulate
 from typing import Final
 
-from catalog import Catalog
-from clock import Clock
 from config import CleanupConfig
-from records import Image
-from stats import Stats
-from version import RELEASED_AT
-from worker import Worker
+from runtime.clock import Clock
+from runtime.stats import Stats
+from runtime.version import RELEASED_AT
+from runtime.worker import Worker
+from store.catalog import Catalog
+from store.rows import Image
 
 _log = logging.getLogger(__name__)
 

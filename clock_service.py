@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from catalog import Catalog
-from clock import Clock
-from worker import Worker
+from runtime.clock import Clock
+from runtime.worker import Worker
+from store.catalog import Catalog
 
 _log = logging.getLogger(__name__)
 

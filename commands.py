@@ -13,18 +13,18 @@ from datetime import date
 from pathlib import Path
 from typing import Final
 
-import archive
+from camera.stream import CameraStream
 from capture_service import CaptureOutcome, CaptureService
-from catalog import Catalog
 from cleanup_service import CleanupService
 from config import CameraConfig, Config, redact_url
-from database import FolderLock
 from gpio_service import Edge, GpioBackend, GpioService
-from records import Image
-from rtsp_stream import CameraStream
-from s3_target import S3Target
-from stats import Stats
-from worker import Worker, stop_all
+from runtime.stats import Stats
+from runtime.worker import Worker, stop_all
+from store import archive
+from store.catalog import Catalog
+from store.database import FolderLock
+from store.rows import Image
+from upload.s3_target import S3Target
 
 _CONNECT_S: Final = 15.0
 _SETTLE_S: Final = 1.2  # a stream's first second does not tell its timing yet

@@ -20,7 +20,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dotenv import dotenv_values
 
-from env_reader import EnvReader
+from runtime.env_reader import EnvReader
 
 _DEFAULT_CAMERAS: Final = {
     1: ("192.168.1.201", "Entry", 18),

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Final, Protocol, cast
 
 from config import GpioConfig
-from debounce import Debouncer, Trigger
-from worker import Worker
+from gpio.debounce import Debouncer, Trigger
+from runtime.worker import Worker
 
 _log = logging.getLogger(__name__)
 

@@ -16,31 +16,31 @@ from pathlib import Path
 from typing import Final
 
 import commands
+from camera.heap import IdleMemory, set_up_heap
+from camera.latest_frame import LiveView
+from camera.stream import CameraStream, StreamError
 from capture_service import CaptureOutcome, CaptureService
-from catalog import Catalog, LockedError
 from cleanup_service import CleanupService
-from clock import Clock, is_synchronized
 from clock_service import ClockService
 from config import Config, ConfigError, load
 from gpio_service import Edge, GpioBackend, GpioService, load_rpi_gpio
-from image_files import StorageError
-from live_view import LiveView
-from memory import IdleMemory, set_up_heap
-from pending_file import PendingExporter
-from reconcile import Reconciler
-from rtsp_stream import CameraStream, StreamError
-from s3_target import S3Target
-from security import LoginThrottle, Passwords, Sessions
-from stats import Stats
-from status import SystemStatus
-from upload_targets import HttpTarget
+from runtime.clock import Clock, is_synchronized
+from runtime.stats import Stats
+from runtime.version import RELEASED_AT, __version__
+from runtime.worker import Worker, stop_all
+from status.document import SystemStatus
+from store.catalog import Catalog, LockedError
+from store.image_files import StorageError
+from store.pending_file import PendingExporter
+from store.reconcile import Reconciler
+from upload.http_target import HttpTarget
+from upload.s3_target import S3Target
 from uploader import UploadService
-from version import RELEASED_AT, __version__
 from web.access import Access
 from web.context import Actions, LivePicture, NoPictureError, Site
+from web.security import LoginThrottle, Passwords, Sessions
+from web.server import WebServer
 from web_app import create_app
-from web_server import WebServer
-from worker import Worker, stop_all
 
 _log = logging.getLogger("main")
 

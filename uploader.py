@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from catalog import Catalog
 from config import UploadConfig, redact_url
-from image_files import StorageError
-from records import Image
-from stats import Stats
-from upload_line import Claims, Drain, Line, Progress
-from upload_targets import (
+from runtime.stats import Stats
+from runtime.worker import Worker
+from store.catalog import Catalog
+from store.image_files import StorageError
+from store.rows import Image
+from upload.http_target import (
     Deferred,
     Delivered,
     Misconfigured,
@@ -33,7 +33,7 @@ from upload_targets import (
     UploadTarget,
     first_hop,
 )
-from worker import Worker
+from upload.line import Claims, Drain, Line, Progress
 
 _log = logging.getLogger(__name__)
 

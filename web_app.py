@@ -13,7 +13,7 @@ from flask import Flask, request
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.wrappers import Response
 
-from version import __version__
+from runtime.version import __version__
 from web import access as access_routes
 from web import api, pages, words
 from web.access import Access

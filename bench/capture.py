@@ -32,7 +32,7 @@ from av.bitstream import BitStreamFilterContext
 from bench import recovery
 from bench.edges import PAUSE_S, PINS, SAVED, Edge, idle, offsets_ms, pull_at_random
 from bench.gates import Gate, cpu_s, percentile, report
-from frame_decoder import GopDecoder
+from camera.decoder import GopDecoder
 from tests.rigs.clips import FFMPEG, clip, read_frame_number
 from tests.rigs.daemon import DaemonProcess
 from tests.rigs.rtsp import RtspServer

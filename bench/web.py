@@ -16,12 +16,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from bench.gates import Gate, percentile, report
-from catalog import Catalog
 from config import StorageConfig
-from records import to_us
 from simulator.site import free_port
+from store.catalog import Catalog
+from store.rows import to_us
 from tests.rigs.web import make_app
-from web_server import WebServer
+from web.server import WebServer
 
 IMAGES = 300_000
 SMALL = 3_000

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 from flask import Blueprint, Response, g, jsonify, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
-from security import (
+from web.errors import ApiError, wants_json
+from web.security import (
     DEFAULT_PASSWORD,
     MIN_PASSWORD_LENGTH,
     BusyError,
@@ -24,7 +25,6 @@ from security import (
     WeakPasswordError,
     WrongPasswordError,
 )
-from web.errors import ApiError, wants_json
 
 _log = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
 from capture_service import CaptureOutcome
-from catalog import Catalog
 from cleanup_service import CleanupReport
 from config import CameraConfig
+from store.catalog import Catalog
 from web.errors import ApiError
 
 

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from flask import request, url_for
 
 from config import CameraConfig
-from records import IMAGE_STATES, Event, Image, ImageFilter, iso
+from store.rows import IMAGE_STATES, Event, Image, ImageFilter, iso
 from web.errors import ApiError
 
 EVENT_STATES: Final = ("capturing", "saved", "failed")

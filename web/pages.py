@@ -11,7 +11,7 @@ from flask import Blueprint, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
 from cleanup_service import AlreadyRunningError
-from records import IMAGE_STATES, Image, ImageFilter
+from store.rows import IMAGE_STATES, Image, ImageFilter
 from web import words
 from web.context import Site
 from web.documents import day_bounds, image_filter, paging

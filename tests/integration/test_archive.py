@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from catalog import Catalog
 from config import StorageConfig
-from records import Image, ImageFilter
+from store.catalog import Catalog
+from store.rows import Image, ImageFilter
 from tests.rigs.daemon import ROOT, DaemonProcess
 from tests.rigs.gates import gates
 from tests.rigs.receiver import Receiver

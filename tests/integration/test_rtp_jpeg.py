@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from frame_decoder import Bgr, decode_jpeg
-from rtp import CodedPicture, RtpReceiver
+from camera.decoder import Bgr, decode_jpeg
+from rtsp.rtp import CodedPicture, RtpReceiver
 from tests.rigs.clips import FFMPEG
 
 CLIP = Path(__file__).parents[2] / "demo" / "clips" / "entry.h264"

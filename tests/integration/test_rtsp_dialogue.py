@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from rtsp_dialogue import REPLY_MAX_BYTES, Diagnosis
+from rtsp.dialogue import REPLY_MAX_BYTES, Diagnosis
 from tests.rigs.rtsp import diagnose
 from tests.rigs.scripted_camera import WAIT_S, Peer, Script, Serve, Server, serving
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 import config
-from rtp import CodedPicture
-from rtsp_dialogue import RtspError
-from rtsp_session import RtspSession
-from rtsp_stream import CameraStream
+from camera.stream import CameraStream
+from rtsp.dialogue import RtspError
+from rtsp.rtp import CodedPicture
+from rtsp.session import RtspSession
 from simulator import clip, rtp
 from tests.rigs.scripted_camera import WAIT_S, Peer, Serve, Server, serving
 

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from catalog import Catalog
 from config import S3Config, UploadConfig
-from records import Image
-from s3_target import S3Target
+from store.catalog import Catalog
+from store.rows import Image
 from tests.rigs.daemon import DaemonProcess, free_port
 from tests.rigs.gates import gates
 from tests.rigs.s3 import BUCKET, KEY, SECRET, WRITER_KEY, Store, store
 from tests.rigs.stores import JPEG, NOON, save, storage_config, upload_config
-from upload_targets import Deferred, Delivered, Misconfigured, Rejected
+from upload.http_target import Deferred, Delivered, Misconfigured, Rejected
+from upload.s3_target import S3Target
 
 KINDS = ("seaweedfs", "rclone")
 KEY_OF_NOON = f"anpr/gate-1/2026/12/01/r1_{NOON.timestamp():.0f}.jpg"

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from rtsp_stream import CameraStream, StreamError
+from camera.stream import CameraStream, StreamError
 from tests.rigs.clips import clip
 from tests.rigs.line import Line
 from tests.rigs.rtsp import RtspServer

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rtsp_stream import CameraStream
+from camera.stream import CameraStream
 from tests.rigs.clips import FFMPEG, clip
 from tests.rigs.line import Line
 from tests.rigs.rtsp import RtspServer

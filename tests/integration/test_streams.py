@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-import frame_maker
-from rtsp_stream import StreamError
+from camera import frame_maker
+from camera.stream import StreamError
 from tests.rigs.clips import clip
 from tests.rigs.rtsp import RtspServer
 from tests.rigs.streams import JITTER_S, PERIOD_S, number_of, settle, stream_of, wait_for_state

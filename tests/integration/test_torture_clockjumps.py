@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.torture.clockjumps import run, same_second
+from tests.torture.clockjumps import run, same_second
 
 
 def test_a_clock_that_jumps_deletes_renames_and_reorders_nothing(tmp_path: Path) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bench.torture.crash import FAULTS, kill_daemon_series, kill_series
-from bench.torture.driver import IN_PLACE
 from tests.rigs.gates import gates
+from tests.torture.crash import FAULTS, kill_daemon_series, kill_series
+from tests.torture.driver import IN_PLACE
 
 
 def assert_faultless(found: dict[str, int]) -> None:

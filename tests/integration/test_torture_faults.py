@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.torture import faults
 from tests.rigs.faulty_disk import Fault
+from tests.torture import faults
 
 N_OF_ALL = 40
 """Of so many rounds of the whole torture one is played here."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import uploader
-from bench.torture import lossy
+from tests.torture import lossy
 
 
 @pytest.fixture(autouse=True)

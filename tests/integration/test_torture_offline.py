@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.torture import backlog, bare, offline, sink
-from bench.torture.offline import ListWatcher
 from tests.rigs.daemon import free_port
+from tests.torture import backlog, bare, offline, sink
+from tests.torture.offline import ListWatcher
 
 PENDING = 1500
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.torture import power
-from bench.torture.driver import NO_FILE_FSYNC, NO_FSYNC
+from tests.torture import power
+from tests.torture.driver import NO_FILE_FSYNC, NO_FSYNC
 
 
 @pytest.fixture(scope="module")

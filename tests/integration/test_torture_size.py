@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.torture.size import fill, make_due, questions, start
-from catalog import Catalog
+from store.catalog import Catalog
 from tests.rigs.stores import storage_config
+from tests.torture.size import fill, make_due, questions, start
 
 IMAGES = 20_000
 PENDING = 10_000

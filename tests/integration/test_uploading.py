@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from catalog import Catalog
 from config import StorageConfig, UploadConfig
-from records import Image
-from stats import Stats
+from runtime.stats import Stats
+from runtime.version import __version__
+from runtime.worker import stop_all
+from store.catalog import Catalog
+from store.rows import Image
 from tests.rigs.receiver import (
     UPLOAD_PATH,
     Answer,
@@ -27,10 +29,8 @@ from tests.rigs.receiver import (
     text,
 )
 from tests.rigs.stores import JPEG, save, save_many, storage_config, upload_config
-from upload_targets import HttpTarget, Misconfigured, idempotency_key
+from upload.http_target import HttpTarget, Misconfigured, idempotency_key
 from uploader import UploadService
-from version import __version__
-from worker import stop_all
 
 SITE = "gate-1"
 PATIENCE_S = 30.0

@@ -11,7 +11,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from nal_units import START_CODE
+from rtsp.nal_units import START_CODE
 from simulator import clip
 
 CLIP = Path(__file__).parents[2] / "demo" / "clips" / "entry.h264"

@@ -8,10 +8,10 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from catalog import Catalog
 from config import StorageConfig, UploadConfig
-from records import Image, Shot
-from upload_targets import Delivered, Outcome
+from store.catalog import Catalog
+from store.rows import Image, Shot
+from upload.http_target import Delivered, Outcome
 
 NOON = datetime(2026, 12, 1, 12, 0, 0, tzinfo=UTC)
 JPEG = (

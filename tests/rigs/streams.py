@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 
 import config
-from frame_maker import Frame
-from rtsp_stream import CameraStream
+from camera.frame_maker import Frame
+from camera.stream import CameraStream
 from tests.rigs.clips import read_frame_number
 
 PERIOD_S = 0.04

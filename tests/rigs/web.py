@@ -10,13 +10,13 @@ from zoneinfo import ZoneInfo
 from flask import Flask
 
 from capture_service import CaptureOutcome
-from catalog import Catalog
 from cleanup_service import CleanupReport
 from config import CameraConfig
-from records import Image
-from security import LoginThrottle, Passwords, Sessions
+from store.catalog import Catalog
+from store.rows import Image
 from web.access import Access
 from web.context import Actions, LivePicture, NoPictureError, Site
+from web.security import LoginThrottle, Passwords, Sessions
 from web_app import create_app
 
 CAMERAS = (

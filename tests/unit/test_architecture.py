@@ -1,77 +1,110 @@
-"""Who may import whom: the table of the design, read from the source itself."""
+"""The floor plan of docs/architecture.md, read from the source itself.
+
+A room is a folder, or a module at the top level. What is pinned here: which rooms there are, which
+arrows run between them, and that nobody reaches past a folder's face into its inside.
+"""
 
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOURCES = {path.stem: path for path in sorted(ROOT.glob("*.py"))}
-WEB = {f"web.{path.stem}": path for path in sorted((ROOT / "web").glob("*.py"))}
-SERVICES = {"capture_service", "uploader", "gpio_service", "cleanup_service", "web_app"}
-WEB_MAY_IMPORT = {"capture_service", "cleanup_service"}
-WEB_MAY_NOT_KNOW = {
-    "database",
-    "rtsp_stream",
-    "moments",
-    "frame_maker",
-    "frame_decoder",
-    "worker",
-    "upload_targets",
+FOLDERS = ("camera", "gpio", "rtsp", "runtime", "status", "store", "upload", "web")
+MOST_ROOMS, MOST_ARROWS = 26, 95
+MOST_LINES, LONGEST_FUNCTION = 450, 45
+
+ARROWS = {
+    "camera": {"config", "rtsp", "runtime"},
+    "capture_service": {"camera", "config", "runtime", "store"},
+    "cleanup_service": {"config", "runtime", "store"},
+    "clock_service": {"runtime", "store"},
+    "commands": {
+        *("camera", "capture_service", "cleanup_service", "config", "gpio_service", "runtime"),
+        *("store", "upload"),
+    },
+    "config": {"runtime"},
+    "gpio": {"config"},
+    "gpio_service": {"config", "gpio", "runtime"},
+    "main": {
+        *("camera", "capture_service", "cleanup_service", "clock_service", "commands", "config"),
+        *("gpio_service", "runtime", "simulator", "status", "store", "upload", "uploader"),
+        *("web", "web_app"),
+    },
+    "setup_password": {"web"},
+    "simulator": {"config", "runtime", "store", "web"},
+    "status": {
+        "camera",
+        "cleanup_service",
+        "config",
+        "gpio_service",
+        "runtime",
+        "store",
+        "uploader",
+    },
+    "store": {"config", "runtime"},
+    "upload": {"config", "runtime", "store"},
+    "uploader": {"config", "runtime", "store", "upload"},
+    "web": {"capture_service", "cleanup_service", "config", "runtime", "status", "store"},
+    "web_app": {"runtime", "web"},
 }
-OWNERS = {
-    "av": {"frame_decoder"},
-    "cv2": {"frame_decoder", "picture_gate"},
-    "sqlite3": {"adoption", "database", "records"},
-    "RPi": set[str](),
-    "requests": {"upload_targets"},
-    "urllib3": {"upload_targets", "s3_target", "deadline"},
-    "minio": {"s3_target"},
-    "tqdm": {"archive"},
-    "flask": {"web_app"},
-    "waitress": {"web_server"},
-    "PIL": {"exif"},
-    "dotenv": {"config", "security", "setup_password"},
+PACKAGE_OWNERS = {
+    "PIL": {"store.exif"},
+    "RPi": {"gpio_service"},
+    "av": {"camera.decoder"},
+    "cv2": {"camera.decoder", "camera.picture_checks"},
+    "dotenv": {"config", "web.security"},
+    "minio": {"upload.s3_target"},
+    "requests": {"upload.http_target"},
+    "sqlite3": {"store.database", "store.orphan_rows", "store.rows"},
+    "tqdm": {"store.archive"},
+    "urllib3": {"upload.http_target", "upload.request_deadline", "upload.s3_target"},
+    "waitress": {"web.server"},
 }
-LEAVES = (
-    "env_reader",
-    "worker",
-    "stats",
-    "clock",
-    "packet_ring",
-    "nal_units",
-    "rtp_jpeg",
-    "sdp",
-    "rtsp_auth",
-    "image_files",
-)
-MAY_NOT_KNOW = {
-    "config": set(SOURCES) - {"env_reader"},
-    "catalog": {"rtsp_stream", "gpio_service", "upload_targets", "upload_line", "uploader"},
-    "rtsp_stream": {"catalog", "image_files", "records", "gpio_service", "uploader"},
-    "moments": {"rtsp_stream", "rtsp_session", "catalog", "image_files", "config"},
-    "gpio_service": {"rtsp_stream", "catalog", "image_files", "records"},
-    "capture_service": {"upload_targets", "upload_line", "database"},
-    "uploader": {"rtsp_stream", "gpio_service", "database"},
-    "cleanup_service": {"upload_targets", "upload_line", "uploader"},
-    "web_app": {"database", "rtsp_stream"},
-}
+ONLY_WHEN_USED = {"RPi", "minio", "simulator"}
 
 
-def imported(path: Path) -> set[str]:
-    """Return the dotted names of all modules a file imports, wherever in it."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def _paths() -> dict[str, Path]:
+    """Return the product's modules by their dotted names; the simulator is part of it."""
+    folders = (*FOLDERS, "simulator")
+    paths = [*ROOT.glob("*.py"), *(p for folder in folders for p in (ROOT / folder).glob("*.py"))]
+    names = {p: ".".join(p.relative_to(ROOT).with_suffix("").parts) for p in sorted(paths)}
+    return {name.removesuffix(".__init__"): path for path, name in names.items()}
+
+
+PATHS = _paths()
+
+
+def room(module: str) -> str:
+    return module.partition(".")[0]
+
+
+@cache
+def tree(module: str) -> ast.Module:
+    return ast.parse(PATHS[module].read_text(encoding="utf-8"))
+
+
+@cache
+def imported(module: str) -> frozenset[tuple[str, str]]:
+    """Return (module, name) of all that a module imports, wherever in it; the name may be empty."""
+    found: set[tuple[str, str]] = set()
+    for node in ast.walk(tree(module)):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
+            found |= {(alias.name, "") for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name} imports relatively"
-            names.add(node.module or "")
+            assert node.level == 0, f"{module} imports relatively"
+            found |= {_target(node.module or "", alias.name) for alias in node.names}
         elif isinstance(node, ast.Call) and _loads_module(node.func):
-            names |= {str(a.value) for a in node.args if isinstance(a, ast.Constant)}
-    return names
+            found |= {(str(a.value), "") for a in node.args if isinstance(a, ast.Constant)}
+    return frozenset(found)
+
+
+def _target(module: str, name: str) -> tuple[str, str]:
+    inner = f"{module}.{name}"
+    return (inner, "") if inner in PATHS else (module, name)
 
 
 def _loads_module(function: ast.expr) -> bool:
@@ -79,109 +112,94 @@ def _loads_module(function: ast.expr) -> bool:
     return name in ("import_module", "__import__")
 
 
-PACKAGES = {
-    module: {name.partition(".")[0] for name in imported(path)} for module, path in SOURCES.items()
-}
-PROJECT = {module: packages & set(SOURCES) for module, packages in PACKAGES.items()}
+def modules_used(module: str) -> set[str]:
+    return {used for used, _ in imported(module) if used in PATHS and used != module}
 
 
-def test_there_is_something_to_look_at() -> None:
-    assert set() == SERVICES - set(SOURCES)
-    assert "config" in PROJECT["gpio_service"]
+def rooms_used() -> dict[str, set[str]]:
+    used: dict[str, set[str]] = {room(module): set() for module in PATHS}
+    for module in PATHS:
+        used[room(module)] |= {room(other) for other in modules_used(module)} - {room(module)}
+    return used
 
 
-@pytest.mark.parametrize("service", sorted(SERVICES))
-def test_services_do_not_import_each_other(service: str) -> None:
-    allowed = WEB_MAY_IMPORT if service == "web_app" else set()
-    assert PROJECT[service] & SERVICES - allowed == set()
+def circle_in(arrows: dict[str, set[str]]) -> dict[str, set[str]]:
+    """Return what is left when everything that uses nothing left is taken away, again and again."""
+    left = dict(arrows)
+    while free := [one for one, used in left.items() if not used & set(left)]:
+        for one in free:
+            del left[one]
+    return left
+
+
+def test_arrows_between_rooms_are_the_planned_ones() -> None:
+    assert {one: used for one, used in rooms_used().items() if used} == ARROWS
+
+
+def test_the_plan_is_small() -> None:
+    rooms = rooms_used()
+    assert len(rooms) <= MOST_ROOMS
+    assert sum(map(len, rooms.values())) <= MOST_ARROWS
+
+
+def test_there_is_no_circle() -> None:
+    assert circle_in(rooms_used()) == {}
+    assert circle_in({module: modules_used(module) for module in PATHS}) == {}
+
+
+@pytest.mark.parametrize("package", sorted(PACKAGE_OWNERS))
+def test_a_package_is_imported_only_by_its_owners(package: str) -> None:
+    users = {m for m in PATHS if package in {name.partition(".")[0] for name, _ in imported(m)}}
+    assert users == PACKAGE_OWNERS[package]
+
+
+def test_some_packages_are_loaded_only_when_they_are_used() -> None:
+    for module in PATHS:
+        if room(module) == "simulator":
+            continue
+        for node in tree(module).body:
+            loaded = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                loaded = [node.module or ""]
+            assert {name.partition(".")[0] for name in loaded} & ONLY_WHEN_USED == set(), module
+
+
+def test_production_does_not_import_tests() -> None:
+    for module in PATHS:
+        packages = {name.partition(".")[0] for name, _ in imported(module)}
+        assert packages & {"tests", "bench", "pytest"} == set(), module
 
 
 def test_the_web_takes_only_types_of_services() -> None:
+    services = {"capture_service", "cleanup_service"}
     taken = {
-        alias.name
-        for path in (SOURCES["web_app"], *WEB.values())
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.ImportFrom) and node.module in SERVICES
-        for alias in node.names
+        name
+        for module in PATHS
+        if room(module) == "web"
+        for used, name in imported(module)
+        if used in services
     }
     assert taken <= {"CaptureOutcome", "AlreadyRunningError", "CleanupReport"}
 
 
-@pytest.mark.parametrize("module", sorted(WEB))
-def test_routes_know_no_sql_no_streams_and_no_threads_of_others(module: str) -> None:
-    packages = {name.partition(".")[0] for name in imported(WEB[module])}
-    assert packages & SERVICES <= WEB_MAY_IMPORT
-    assert packages & (WEB_MAY_NOT_KNOW | {"sqlite3", "cv2", "requests", "main"}) == set()
-
-
-def test_only_the_web_imports_flask_and_the_web() -> None:
-    assert {module for module, names in PACKAGES.items() if "web" in names} <= {"web_app", "main"}
-
-
-def test_security_knows_no_routes() -> None:
-    assert PACKAGES["security"] & {"flask", "web", "web_app"} == set()
-
-
-@pytest.mark.parametrize("package", sorted(OWNERS))
-def test_a_package_is_imported_only_by_its_owner(package: str) -> None:
-    users = {module for module, packages in PACKAGES.items() if package in packages}
-    allowed = {"gpio_service"} if package == "RPi" else OWNERS[package]
-    assert users <= allowed
-    assert users
-
-
-def test_rpi_gpio_is_loaded_only_when_it_is_used() -> None:
-    tree = ast.parse(SOURCES["gpio_service"].read_text(encoding="utf-8"))
-    statements = [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
-    assert not any("RPi" in ast.dump(statement) for statement in statements)
-
-
-@pytest.mark.parametrize("leaf", LEAVES)
-def test_leaves_import_nothing_of_the_project(leaf: str) -> None:
-    assert PROJECT[leaf] == set()
-
-
-@pytest.mark.parametrize("module", sorted(MAY_NOT_KNOW))
-def test_what_a_module_must_not_know(module: str) -> None:
-    assert PROJECT[module] & MAY_NOT_KNOW[module] == set()
-
-
-def test_nobody_imports_main() -> None:
-    assert [module for module, names in PROJECT.items() if "main" in names] == []
-
-
-@pytest.mark.parametrize("module", sorted(SOURCES))
-def test_production_does_not_import_tests_or_the_simulator(module: str) -> None:
-    allowed = {"simulator"} if module == "main" else set()
-    found = PACKAGES[module] & {"tests", "bench", "demo", "simulator", "pytest"}
-    assert found <= allowed
-
-
-def test_main_loads_the_simulator_for_the_demo_only() -> None:
-    tree = ast.parse(SOURCES["main"].read_text(encoding="utf-8"))
-    statements = [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
-    assert not any("simulator" in ast.dump(statement) for statement in statements)
-
-
-def test_there_are_no_import_circles() -> None:
-    left = dict(PROJECT)
-    while free := [module for module, names in left.items() if not names & set(left)]:
-        for module in free:
-            del left[module]
-    assert left == {}
-
-
-@pytest.mark.parametrize("module", sorted(SOURCES))
+@pytest.mark.parametrize("module", sorted(PATHS))
 def test_imports_have_no_effects(module: str) -> None:
     """Let modules define things only; `main` may start the program when it is run."""
     allowed = (
-        *(ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign),
+        *(
+            ast.Import,
+            ast.ImportFrom,
+            ast.FunctionDef,
+            ast.AsyncFunctionDef,
+            ast.ClassDef,
+            ast.Assign,
+            ast.AnnAssign,
+        ),
         *(ast.If, ast.Try),
     )
-    body = ast.parse(SOURCES[module].read_text(encoding="utf-8")).body
     others = [
         node
-        for node in body
+        for node in tree(module).body
         if not isinstance(node, allowed)
         and not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
     ]

@@ -14,16 +14,16 @@ import pytest
 
 import capture_service
 import config
+from camera.frame_maker import Frame
+from camera.pinned_pictures import Pin
+from camera.stream import StreamError
 from capture_service import CaptureService
-from catalog import Catalog, UnrecordedError
-from clock import Clock
-from frame_maker import Frame
-from image_files import StorageError
-from moments import Pin
-from records import Image
-from rtsp_stream import StreamError
-from stats import Stats
-from worker import Worker, stop_all
+from runtime.clock import Clock
+from runtime.stats import Stats
+from runtime.worker import Worker, stop_all
+from store.catalog import Catalog, UnrecordedError
+from store.image_files import StorageError
+from store.rows import Image
 
 PATIENCE_S = 5.0
 EDGE_S = 7000.0

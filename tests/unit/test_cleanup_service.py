@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 import cleanup_service
-from catalog import Catalog
 from cleanup_service import AlreadyRunningError, CleanupReport, CleanupService
 from config import CleanupConfig
-from image_files import StorageError
-from records import Image, ImageFilter
-from stats import Stats
+from runtime.stats import Stats
+from runtime.version import RELEASED_AT
+from store.catalog import Catalog
+from store.image_files import StorageError
+from store.rows import Image, ImageFilter
 from tests.rigs.stores import JPEG, save, storage_config
-from version import RELEASED_AT
 
 RETENTION_DAYS = 10
 

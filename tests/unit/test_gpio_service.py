@@ -17,8 +17,8 @@ import pytest
 import config
 import gpio_service
 from gpio_service import Edge, GpioBackend, GpioError, GpioService, load_rpi_gpio
+from runtime.worker import stop_all
 from tests.rigs.gpio import FakeGpio
-from worker import stop_all
 
 PINS = {18: "camera_1", 19: "camera_2", 20: "camera_3"}
 SETTINGS = replace(config.parse({"GPIO_ENABLED": "true"}).gpio, pins=PINS)

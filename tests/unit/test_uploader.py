@@ -13,16 +13,16 @@ from typing import cast
 
 import pytest
 
-import unrecorded
-import upload_line
 import uploader
-from catalog import Catalog
 from config import UploadConfig
-from image_files import StorageError
-from records import Image
-from stats import Stats
+from runtime.stats import Stats
+from store import late_writes as unrecorded
+from store.catalog import Catalog
+from store.image_files import StorageError
+from store.rows import Image
 from tests.rigs.stores import NOON, FakeTarget, save, save_many, storage_config, upload_config
-from upload_targets import Deferred, Delivered, Misconfigured, Rejected
+from upload import line as upload_line
+from upload.http_target import Deferred, Delivered, Misconfigured, Rejected
 from uploader import ConnectivityMonitor, LiveWorker, RetryWorker, UploadService, backoff_s
 
 DELIVERED = Delivered("http://there/x.jpg")

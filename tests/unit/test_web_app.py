@@ -14,10 +14,10 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.wrappers import Response
 
-from catalog import Catalog
 from cleanup_service import AlreadyRunningError
-from image_files import StorageError
-from records import ImageFilter
+from store.catalog import Catalog
+from store.image_files import StorageError
+from store.rows import ImageFilter
 from tests.rigs.stores import JPEG, NOON, save, save_many, shot, storage_config
 from tests.rigs.web import STATUS, FakeActions, FakeStatus, make_app
 

@@ -1,0 +1,1 @@
+"""Which picture is a moment's, and how it is decoded."""

@@ -1,0 +1,181 @@
+"""From coded pictures to a JPEG: one GOP's beginning is decoded, up to the wanted picture.
+
+The only module that knows FFmpeg (through PyAV); OpenCV is known to `picture_gate` too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from typing import Final, Literal
+
+import av
+import cv2
+import numpy as np
+import numpy.typing as npt
+from av.codec.context import Flags
+
+from rtsp.nal_units import START_CODE, holds_slice
+
+Bgr = npt.NDArray[np.uint8]
+"""A picture as OpenCV holds it: uint8, (height, width, 3), blue first."""
+
+_THUMBNAIL_WIDTH: Final = 320
+_THUMBNAIL_QUALITY: Final = 80
+_MAX_DECODER_THREADS: Final = 8
+_FFMPEG_NAMES: Final[dict[str, Literal["h264", "hevc"]]] = {"h264": "h264", "h265": "hevc"}
+
+_ENDS_OF_SEQUENCE: Final = {"h264": START_CODE + b"\x0a", "h265": START_CODE + b"\x48\x01"}
+_UNSPECIFIED_MATRIX: Final = 2
+_KNOWN_MATRICES: Final = frozenset({0, 1, 2, 4, 5, 6, 7, 9})  # of H.273, those swscale converts
+
+
+class EncodeError(Exception):
+    """A picture can't be made a JPEG."""
+
+
+def set_up_opencv() -> None:
+    """Let OpenCV be silent and leave the cores to the decoder, for the whole process."""
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    cv2.setNumThreads(1)
+
+
+class DecodeError(Exception):
+    """A decoded picture can't be made one of OpenCV's."""
+
+
+class Decoded:
+    """A decoded picture, and the place in decoding order of the coded one it came of."""
+
+    def __init__(self, number: int, frame: av.VideoFrame) -> None:
+        self.number = number
+        self._frame = frame
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Return width and height in pixels."""
+        return self._frame.width, self._frame.height
+
+    def bgr(self) -> Bgr:
+        """Return the picture's pixels. Raises `DecodeError`."""
+        if self._frame.colorspace not in _KNOWN_MATRICES:
+            self._frame.colorspace = _UNSPECIFIED_MATRIX
+        try:
+            plane = self._frame.reformat(format="bgr24").planes[0]
+        except av.FFmpegError as error:
+            raise DecodeError(f"the picture's colours can't be converted: {error}") from error
+        rows = np.asarray(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
+        packed = np.ascontiguousarray(rows[:, : plane.width * 3])
+        return packed.reshape(plane.height, plane.width, 3)
+
+
+class GopDecoder:
+    """Decode one GOP, h264 or h265 in Annex B, picture by picture from its keyframe on.
+
+    What can't be decoded is left out. A decoder holds some pictures back: `flush` is its end.
+    """
+
+    def __init__(self, codec: str) -> None:
+        self._codec = codec
+        self._threads = min(_MAX_DECODER_THREADS, os.cpu_count() or 1)
+        self._context = av.CodecContext.create(_FFMPEG_NAMES[codec], "r")
+        self._context.thread_count = self._threads
+        self._context.thread_type = "FRAME"
+        self._context.flags |= Flags.output_corrupt
+        self._fed: list[bytes] = []
+        self._came: set[int] = set()
+        self._concealed: set[int] = set()
+        self._failed = False
+
+    def decode(self, pictures: Sequence[bytes]) -> Iterator[Decoded]:
+        """Take a whole beginning; its pictures come in the order they are shown."""
+        for picture in pictures:
+            yield from self.feed(picture)
+        yield from self.flush()
+
+    def feed(self, picture: bytes) -> list[Decoded]:
+        """Take the next picture, whole, and return what has come out: of this or earlier ones."""
+        self._fed.append(picture)
+        return self._take(picture, len(self._fed) - 1) if picture else []
+
+    def flush(self) -> list[Decoded]:
+        """Return what is left and free the decoder: its memory is as much as the pictures'."""
+        # Each thread has a picture under way. Asked for all of them at once, PyAV stops at the
+        # first that fails; another packet asks for one.
+        end = _ENDS_OF_SEQUENCE[self._codec]
+        left = [decoded for _ in range(self._threads) for decoded in self._take(end, None)]
+        with suppress(av.FFmpegError):
+            left += self._numbered(self._context.decode(None))
+        del self._context
+        return left
+
+    def is_whole(self, number: int) -> bool:
+        """Tell whether a picture that came, and all that it builds on, was decoded whole.
+
+        After `flush` that is certain. H.265's decoder knows what a picture builds on; for H.264 it
+        is taken to be all that was sent before.
+        """
+        if any(concealed <= number for concealed in self._concealed):
+            return False
+        return not self._failed or all(
+            earlier in self._came or not holds_slice(self._fed[earlier], self._codec)
+            for earlier in range(number)
+        )
+
+    def _take(self, data: bytes, number: int | None) -> list[Decoded]:
+        # A packet around Python's own bytes would be freed by a decoder's thread, which has to wait
+        # for the interpreter: a deadlock when the interpreter waits for that thread.
+        packet = av.Packet(len(data))
+        packet.update(data)
+        packet.pts = packet.dts = number
+        try:
+            return self._numbered(self._context.decode(packet))
+        except av.FFmpegError:
+            self._failed = True
+            return []
+
+    def _numbered(self, frames: Iterable[av.VideoFrame]) -> list[Decoded]:
+        found = []
+        for frame in frames:
+            if frame.pts is None:
+                continue
+            self._came.add(frame.pts)
+            # What is shown before the keyframe builds on an earlier GOP, and nothing builds on it.
+            if frame.is_corrupt and 0 in self._came:
+                self._concealed.add(frame.pts)
+            found.append(Decoded(frame.pts, frame))
+        return found
+
+
+def size_of(codec: str, keyframe: bytes) -> tuple[int, int] | None:
+    """Return a keyframe's or a JPEG's width and height in pixels, `None` if they can't be told."""
+    if codec == "mjpeg":
+        bgr = decode_jpeg(keyframe)
+        return None if bgr is None else (bgr.shape[1], bgr.shape[0])
+    return next((decoded.size for decoded in GopDecoder(codec).decode((keyframe,))), None)
+
+
+def decode_jpeg(jpeg: bytes) -> Bgr | None:
+    """Return the picture of a JPEG, `None` when it is none."""
+    bgr = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    return None if bgr is None else np.asarray(bgr, np.uint8)
+
+
+def encode_jpeg(bgr: Bgr, quality: int) -> bytes:
+    """Return a picture as JPEG. Raises `EncodeError`."""
+    done, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not done:
+        raise EncodeError("the picture could not be encoded as JPEG")
+    return bytes(jpeg.tobytes())
+
+
+def thumbnail(bgr: Bgr) -> bytes:
+    """Return a small JPEG, 320 pixels wide. Raises `EncodeError`."""
+    return encode_jpeg(reduced(bgr, _THUMBNAIL_WIDTH), _THUMBNAIL_QUALITY)
+
+
+def reduced(bgr: Bgr, width: int) -> Bgr:
+    """Return a picture made `width` pixels wide, every pixel the mean of those it stands for."""
+    size = (width, max(1, round(width * bgr.shape[0] / bgr.shape[1])))
+    return np.asarray(cv2.resize(bgr, size, interpolation=cv2.INTER_AREA), np.uint8)

@@ -1,0 +1,1 @@
+"""The contact and the library that reads it."""

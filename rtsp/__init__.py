@@ -1,0 +1,1 @@
+"""The wire: how a camera is asked, and how its packets become pictures."""

@@ -1,0 +1,286 @@
+"""RTP packets of one video stream put together to pictures, and what is missing noticed.
+
+Source: RFC 3550 (RTP), RFC 6184 (H.264), RFC 7798 (H.265), RFC 2435 (JPEG, in `rtp_jpeg`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from rtsp.nal_units import START_CODE, is_intra, look_at
+from rtsp.rtp_jpeg import JpegAssembler
+
+_HEADER_BYTES: Final = 12
+_LARGEST_PICTURE_BYTES: Final = 16_000_000
+_NEAR: Final = 1 << 15
+_REORDER_S: Final = 0.05  # what a LAN mixes up is put right within milliseconds
+_RESTARTED: Final = 3000  # a sequence number so far off is a new start, not an old packet
+_H264_STAP_A: Final = 24
+_H264_FU_A: Final = 28
+_H265_AP: Final = 48
+_H265_FU: Final = 49
+
+
+@dataclass(frozen=True, slots=True)
+class CodedPicture:
+    """One picture as it came.
+
+    `position_s` is the stream's own time, `arrival_s` the host's monotonic clock when its last
+    packet came. `data` is Annex B with all parameter sets before a keyframe, or a JPEG. `torn`: a
+    part of it, or of what it depends on since the last keyframe, did not come.
+    """
+
+    position_s: float
+    arrival_s: float
+    key: bool
+    data: bytes
+    torn: bool
+
+
+class RtpReceiver:
+    """Take packets in the order they come, from one source.
+
+    `reorder` packets at most are held back while an earlier one may still come; 0 over TCP.
+    `size` in pixels is what the description says of JPEGs too large for the packets to say it.
+    """
+
+    def __init__(
+        self,
+        codec: str,
+        *,
+        payload_type: int,
+        clock_hz: int,
+        parameter_sets: tuple[bytes, ...] = (),
+        reorder: int = 0,
+        size: tuple[int, int] = (0, 0),
+    ) -> None:
+        self._payload_type = payload_type
+        self._clock_hz = clock_hz
+        self._reorder = reorder
+        self._assembler: JpegAssembler | NalAssembler = (
+            JpegAssembler(size) if codec == "mjpeg" else NalAssembler(codec, parameter_sets)
+        )
+        self._source: bytes | None = None
+        self._expected: int | None = None
+        self._is_other_source = False
+        self._early: dict[int, tuple[bytes, float]] = {}
+        self._ticks = 0
+        self._timestamp: int | None = None
+        self._is_open = False
+        self._has_ended = False
+        self._arrival_s = 0.0
+
+    def feed(self, packet: bytes, arrival_s: float, pictures: list[CodedPicture]) -> None:
+        """Take a packet and add the pictures that it completes to `pictures`."""
+        if len(packet) < _HEADER_BYTES or packet[0] >> 6 != 2:
+            return
+        if packet[1] & 0x7F != self._payload_type:
+            return
+        sequence = int.from_bytes(packet[2:4], "big")
+        if packet[8:12] != self._source:  # the camera has started anew
+            self._is_other_source = self._source is not None
+            self._source = packet[8:12]
+            self._expected = None
+            self._early.clear()
+        ahead = 0 if self._expected is None else (sequence - self._expected) & 0xFFFF
+        if ahead >= _NEAR and 0x10000 - ahead < _RESTARTED:
+            return  # it came before, or too late
+        if ahead and self._reorder:
+            self._early[sequence] = (packet, arrival_s)
+            waited_s = arrival_s - next(iter(self._early.values()))[1]
+            if len(self._early) > self._reorder or waited_s > _REORDER_S:
+                self._take_early(pictures, skip=True)
+            return
+        self._take(sequence, packet, arrival_s, pictures)
+        if self._early:
+            self._take_early(pictures, skip=False)
+
+    def _take_early(self, pictures: list[CodedPicture], *, skip: bool) -> None:
+        """Take what was held back and is in order now; `skip` gives up on what is missing."""
+        while self._early:
+            expected = self._expected or 0
+            sequence = min(self._early, key=lambda number: (number - expected) & 0xFFFF)
+            if sequence != expected and not skip:
+                return
+            skip = False
+            packet, arrival_s = self._early.pop(sequence)
+            self._take(sequence, packet, arrival_s, pictures)
+
+    def _take(
+        self, sequence: int, packet: bytes, arrival_s: float, pictures: list[CodedPicture]
+    ) -> None:
+        lost = self._is_other_source or (self._expected is not None and sequence != self._expected)
+        self._is_other_source = False
+        self._expected = (sequence + 1) & 0xFFFF
+        timestamp = int.from_bytes(packet[4:8], "big")
+        if timestamp != self._timestamp:
+            if self._is_open:  # the packet that says it ends did not come, or never does
+                self._finish(pictures, torn=lost)
+            step = (timestamp - (self._timestamp or timestamp)) & 0xFFFF_FFFF
+            self._ticks += step - (1 << 32) if step >> 31 else step
+            self._timestamp = timestamp
+            self._has_ended = False
+        elif self._has_ended and not self._is_open and isinstance(self._assembler, NalAssembler):
+            self._assembler.go_on()
+        self._is_open = True
+        self._arrival_s = arrival_s
+        self._assembler.add(_payload(packet), after_loss=lost)
+        if packet[1] & 0x80:
+            self._finish(pictures, torn=False)
+
+    def _finish(self, pictures: list[CodedPicture], *, torn: bool) -> None:
+        self._is_open = False
+        position_s = self._ticks / self._clock_hz
+        if isinstance(self._assembler, JpegAssembler):
+            jpeg = self._assembler.finish()
+            if jpeg is not None and not torn:
+                pictures.append(CodedPicture(position_s, self._arrival_s, True, jpeg, False))
+            return
+        found = self._assembler.finish(torn=torn)
+        if found is not None:
+            self._has_ended = True
+            key, data, is_torn = found
+            pictures.append(CodedPicture(position_s, self._arrival_s, key, data, is_torn))
+
+
+def _payload(packet: bytes) -> bytes:
+    """Return what is left of a packet without headers and padding."""
+    if packet[0] == 0x80:  # neither sources nor extension nor padding: nearly always
+        return packet[_HEADER_BYTES:]
+    start = _HEADER_BYTES + 4 * (packet[0] & 0x0F)
+    if packet[0] & 0x10:
+        start += 4 + 4 * int.from_bytes(packet[start + 2 : start + 4], "big")
+    end = len(packet) - (packet[-1] if packet[0] & 0x20 else 0)
+    return packet[start:end]
+
+
+class NalAssembler:
+    """Put payloads of H.264 or H.265 together to one picture after the other."""
+
+    def __init__(self, codec: str, parameter_sets: tuple[bytes, ...]) -> None:
+        self._codec = codec
+        self._sets: dict[int, list[bytes]] = {}
+        """By their kind, the latest that came."""
+        self._sets_here: dict[int, list[bytes]] = {}
+        for unit in parameter_sets:
+            self._sets.setdefault(look_at(unit, codec).kind, []).append(unit)
+        self._sets_come = False
+        self._units: list[bytes] = []
+        self._fragments: list[bytes] = []
+        self._size_bytes = 0
+        self._torn = False
+        self._loss_before = False
+        self._continues = False
+        self._has_slice = self._has_sps = self._is_key = False
+
+    def add(self, payload: bytes, *, after_loss: bool) -> None:
+        """Take the next payload; `after_loss` when packets before it are missing."""
+        if after_loss:
+            self._lose()
+        self._size_bytes += len(payload)
+        if len(payload) < 2:
+            return  # padding alone, or H.264's end of a sequence
+        if self._size_bytes > _LARGEST_PICTURE_BYTES:
+            self._torn = True
+        elif self._codec == "h264":
+            self._add_h264(payload)
+        else:
+            self._add_h265(payload)
+
+    def finish(self, *, torn: bool) -> tuple[bool, bytes, bool] | None:
+        """Return whether it is a keyframe, the picture and whether it is torn, and start anew.
+
+        `None` as long as there is no slice: what came belongs to the next picture.
+        """
+        torn |= self._torn or bool(self._fragments)
+        self._fragments.clear()
+        self._torn = False
+        if not self._has_slice:
+            self._loss_before |= torn
+            return None
+        key = self._is_key
+        units = self._units
+        self._sets |= self._sets_here
+        if key and not self._continues:
+            units = [unit for kind in sorted(self._sets) for unit in self._sets[kind]] + units
+        data = b"".join(part for unit in units for part in (START_CODE, unit))
+        # Behind a loss between two pictures only a keyframe does without what was lost, and where
+        # keyframes bring their sets, only with them.
+        stands_alone = key and (self._has_sps or not self._sets_come)
+        self._sets_come |= self._has_sps
+        is_torn = torn or (self._loss_before and not stands_alone)
+        self._units = []
+        self._sets_here = {}
+        self._size_bytes = 0
+        self._loss_before = self._continues = False
+        self._has_slice = self._has_sps = self._is_key = False
+        return key, data, is_torn
+
+    def go_on(self) -> None:
+        """Take what comes as more of the picture that was thought to be at its end."""
+        self._continues = True
+
+    def _lose(self) -> None:
+        if self._units or self._sets_here or self._fragments:
+            self._torn = True
+            self._fragments.clear()
+        else:
+            self._loss_before = True
+
+    def _add_h264(self, payload: bytes) -> None:
+        kind = payload[0] & 0x1F
+        if kind == _H264_STAP_A:
+            self._add_many(payload, 1)
+        elif kind == _H264_FU_A:
+            header = bytes([payload[0] & 0xE0 | payload[1] & 0x1F])
+            self._add_fragment(payload[1], header, payload[2:])
+        elif kind < _H264_STAP_A:
+            self._add_unit(payload)
+
+    def _add_h265(self, payload: bytes) -> None:
+        kind = payload[0] >> 1 & 0x3F
+        if kind == _H265_AP:
+            self._add_many(payload, 2)
+        elif kind == _H265_FU and len(payload) > 2:
+            header = bytes([payload[0] & 0x81 | (payload[2] & 0x3F) << 1, payload[1]])
+            self._add_fragment(payload[2], header, payload[3:])
+        elif kind < _H265_AP:
+            self._add_unit(payload)
+
+    def _add_many(self, payload: bytes, at: int) -> None:
+        while at + 2 < len(payload):
+            end = at + 2 + int.from_bytes(payload[at : at + 2], "big")
+            self._torn |= end > len(payload)
+            self._add_unit(payload[at + 2 : end])
+            at = end
+
+    def _add_fragment(self, flags: int, header: bytes, rest: bytes) -> None:
+        if flags & 0x80:
+            self._torn |= bool(self._fragments)
+            self._fragments = [header]
+        elif not self._fragments:  # its beginning was lost
+            self._torn = True
+            return
+        self._fragments.append(rest)
+        if flags & 0x40:
+            unit = b"".join(self._fragments)
+            self._fragments = []
+            self._add_unit(unit)
+
+    def _add_unit(self, unit: bytes) -> None:
+        seen = look_at(unit, self._codec)
+        # Sets between two slices of one picture make a decoder take the second for another one.
+        if seen.is_delimiter or (seen.is_set and self._has_slice):
+            return
+        if seen.is_slice and not self._has_slice:
+            self._torn |= not (seen.is_first or self._continues)
+            # Some cameras have no IDR: a picture without references behind new sets is as good.
+            self._is_key |= self._has_sps and self._codec == "h264" and is_intra(unit)
+        self._has_slice |= seen.is_slice
+        self._has_sps |= seen.is_sps
+        self._is_key |= seen.is_key
+        if seen.is_set:
+            self._sets_here.setdefault(seen.kind, []).append(unit)
+        else:
+            self._units.append(unit)

@@ -1,0 +1,299 @@
+"""A camera's video received over RTSP: set up, kept alive, picture by picture.
+
+Own code, since what the product is for depends on it: FFmpeg's reader hands a picture over one
+picture late and does not tell when packets were lost. Source: RFC 2326, RFC 3550.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import select
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+from urllib.parse import urlsplit
+
+from rtsp.dialogue import RtspError, describe, parse_reply
+from rtsp.rtp import CodedPicture, RtpReceiver
+
+_CODECS: Final = {"H264": "h264", "H265": "h265", "JPEG": "mjpeg"}
+_CHUNK_BYTES: Final = 1 << 16
+_UDP_BUFFER_BYTES: Final = 1 << 21
+_UDP_REORDER: Final = 32
+_REPORT_S: Final = 5.0
+_SESSION_TIMEOUT_S: Final = 60.0
+_ANSWER_S: Final = 2.0
+_STRAY_BYTES: Final = 1 << 16
+_HEAD_END: Final = b"\r\n\r\n"
+_BODY_BYTES: Final = re.compile(rb"\r\ncontent-length:\s*(\d{1,5})\s*\r\n", re.IGNORECASE)
+_CSEQ: Final = re.compile(rb"\r\ncseq:\s*(\d{1,9})\s*\r\n", re.IGNORECASE)
+# What a camera may ask; some end a session when they get no answer.
+_ASKED: Final = (b"OPTIONS ", b"GET_PARAMETER ", b"SET_PARAMETER ", b"ANNOUNCE ")
+_ENDED: Final = (b"TEARDOWN ", b"REDIRECT ")
+_LARGEST_HEAD: Final = 1 << 14
+_PORT_TRIES: Final = 50
+
+
+class RtspSession:
+    """One session that plays; for one thread. Close it when it is not needed any more.
+
+    `transport` is tcp or udp; opening it blocks for at most `timeout_s`, as long as it `is_wanted`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        transport: str,
+        timeout_s: float,
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Connect, log in and let the camera play.
+
+        Raises:
+            RtspError: it can't be had.
+        """
+        self._dialogue, video = describe(url, timeout_s, is_wanted)
+        self.codec = _CODECS[video.codec]
+        """h264, h265 or mjpeg."""
+        self._udp: tuple[socket.socket, ...] = ()
+        self._poll = select.poll()
+        self._rtp_channel = 0
+        self._stray_bytes = 0
+        self._is_refused = False
+        self._session = ""
+        self._next_report_s = self._next_sign_s = 0.0
+        self._sign_every_s = _SESSION_TIMEOUT_S / 2
+        self._report = _empty_report()
+        self._receiver = RtpReceiver(
+            self.codec,
+            payload_type=video.payload_type,
+            clock_hz=video.clock_hz,
+            parameter_sets=video.parameter_sets,
+            reorder=_UDP_REORDER if transport == "udp" else 0,
+            size=video.size,
+        )
+        try:
+            self._uri = _resolve(self._dialogue.base_uri, video.session_control)
+            self._set_up(_resolve(self._uri, video.control), transport)
+            self._dialogue.request("PLAY", self._uri, self._headers({"Range": "npt=0.000-"}))
+        except TimeoutError:
+            self.close()
+            raise RtspError("timeout", "the camera answers too slowly (timeout)") from None
+        except (OSError, ValueError):  # it hangs up, or names addresses that are none
+            self.close()
+            raise RtspError("server_error", "the camera breaks the dialogue off") from None
+        except BaseException:
+            self.close()
+            raise
+        for sock in (self._dialogue.sock, *self._udp):
+            self._poll.register(sock, select.POLLIN)
+        self._has_leftover = bool(self._dialogue.buffer)  # it came together with the last answer
+        now_s = time.monotonic()
+        self._next_report_s, self._next_sign_s = now_s + 1, now_s + self._sign_every_s
+
+    def read(self, timeout_s: float) -> list[CodedPicture]:
+        """Return the pictures that came within `timeout_s`, as soon as there is one.
+
+        Raises:
+            RtspError: the camera has ended the session.
+        """
+        pictures: list[CodedPicture] = []
+        until_s = time.monotonic() + timeout_s
+        while not pictures and (left_s := until_s - time.monotonic()) > 0:
+            try:
+                self._give_signs_of_life()
+                if self._wait(left_s):
+                    self._receive(pictures)
+            except (OSError, EOFError) as error:
+                raise RtspError("closed", "the camera closed the connection") from error
+        return pictures
+
+    def close(self) -> None:
+        """End the session, without waiting for an answer."""
+        if self._session:
+            with suppress(OSError, RtspError):
+                self._dialogue.deadline = time.monotonic() + 0.2
+                self._dialogue.send("TEARDOWN", self._uri, self._headers())
+        self._session = ""
+        self._dialogue.close()
+        for sock in self._udp:
+            sock.close()
+
+    # Setting up.
+
+    def _headers(self, more: dict[str, str] | None = None) -> dict[str, str]:
+        return {**({"Session": self._session} if self._session else {}), **(more or {})}
+
+    def _set_up(self, uri: str, transport: str) -> None:
+        wanted = "RTP/AVP/TCP;unicast;interleaved=0-1"
+        if transport == "udp":
+            self._udp = _port_pair(self._dialogue.sock)
+            first = self._udp[0].getsockname()[1]
+            wanted = f"RTP/AVP;unicast;client_port={first}-{first + 1}"
+        reply = self._dialogue.request("SETUP", uri, {"Transport": wanted})
+        identifier, _, parameters = next(iter(reply.all("session")), "").partition(";")
+        self._session = identifier.strip()
+        if timeout := re.search(r"timeout\s*=\s*(\d{1,5})", parameters, re.IGNORECASE):
+            self._sign_every_s = max(1.0, min(int(timeout[1]), _SESSION_TIMEOUT_S) / 2)
+        granted = next(iter(reply.all("transport")), "")
+        if channel := re.search(r"interleaved\s*=\s*(\d{1,3})", granted, re.IGNORECASE):
+            self._rtp_channel = int(channel[1])
+        if self._udp:
+            self._open_firewalls(granted)
+
+    def _open_firewalls(self, granted: str) -> None:
+        """Send a packet from each port to the camera's, so that answers find their way in."""
+        ports = re.search(r"server_port\s*=\s*(\d{1,5})(?:-(\d{1,5}))?", granted, re.IGNORECASE)
+        peer = self._dialogue.sock.getpeername()
+        for number, sock in enumerate(self._udp):
+            port = int((ports[number + 1] if ports else None) or 0)
+            with suppress(OSError):
+                if 0 < port < 1 << 16:  # from then on nobody else's packets are taken
+                    sock.connect((peer[0], port, *peer[2:]))
+                    sock.send(self._report if number else b"\x80\0\0\0" + bytes(8))
+
+    # Playing.
+
+    def _wait(self, timeout_s: float) -> bool:
+        sock = self._dialogue.sock
+        if self._has_leftover:
+            return True
+        if isinstance(sock, ssl.SSLSocket) and sock.pending():
+            return True
+        next_s = min(self._next_report_s, self._next_sign_s) - time.monotonic()
+        return bool(self._poll.poll(max(0.0, min(timeout_s, next_s)) * 1000))
+
+    def _receive(self, pictures: list[CodedPicture]) -> None:
+        for sock in self._udp:
+            while True:
+                try:
+                    packet = sock.recv(_CHUNK_BYTES, socket.MSG_DONTWAIT)
+                except (BlockingIOError, ConnectionRefusedError):
+                    break
+                if sock is self._udp[0]:
+                    self._receiver.feed(packet, time.monotonic(), pictures)
+        self._receive_tcp(pictures)
+
+    def _receive_tcp(self, pictures: list[CodedPicture]) -> None:
+        sock, buffer = self._dialogue.sock, self._dialogue.buffer
+        sock.settimeout(0 if self._udp or self._has_leftover else _ANSWER_S)
+        self._has_leftover = False
+        try:
+            chunk = sock.recv(_CHUNK_BYTES)
+            if not chunk:
+                raise EOFError
+            buffer += chunk
+        except (BlockingIOError, ssl.SSLWantReadError, TimeoutError):
+            pass
+        arrival_s = time.monotonic()
+        at = 0
+        while size := self._size_at(at):
+            if buffer[at] == 0x24 and buffer[at + 1] == self._rtp_channel:
+                self._receiver.feed(bytes(buffer[at + 4 : at + size]), arrival_s, pictures)
+            at += size
+        del buffer[:at]
+
+    def _size_at(self, at: int) -> int:
+        """Return the size of the whole packet or reply at `at` of the buffer, 0 when it is not."""
+        buffer = self._dialogue.buffer
+        left = len(buffer) - at
+        if left < 4:
+            return 0
+        if buffer[at] == 0x24:
+            size = 4 + (buffer[at + 2] << 8 | buffer[at + 3])
+            self._stray_bytes = 0
+            return size if size <= left else 0
+        if buffer.startswith((b"RTSP", *_ASKED, *_ENDED), at):
+            end = buffer.find(_HEAD_END, at, at + _LARGEST_HEAD)
+            if end < 0:
+                return 0 if left < _LARGEST_HEAD else self._stray(at, left)
+            head = bytes(buffer[at : end + 2])
+            body = _BODY_BYTES.search(head)
+            size = len(head) + 2 + (int(body[1]) if body else 0)
+            if size > left:
+                return 0
+            self._heed(head)
+            return size
+        return self._stray(at, left)
+
+    def _heed(self, head: bytes) -> None:
+        """Act on a reply to a sign of life, or on what the camera asks."""
+        reply = parse_reply(head)
+        if head.startswith(_ENDED) or (reply is not None and reply.status == 454):
+            raise RtspError("closed", "the camera has ended the session (454)")
+        if reply is not None:
+            if reply.status == 401:
+                self._dialogue.renew_login(reply)
+                if not self._is_refused:  # the next sign would be too late
+                    self._next_sign_s = 0.0
+            self._is_refused = reply.status == 401
+        elif head.startswith(_ASKED):
+            number = _CSEQ.search(head)
+            self._dialogue.answer(number[1] if number else b"0")
+
+    def _stray(self, at: int, left: int) -> int:
+        """Skip bytes that are no packet, up to what may be one again."""
+        buffer = self._dialogue.buffer
+        following = buffer.find(b"$", at + 1)
+        size = left if following < 0 else following - at
+        self._stray_bytes += size
+        if self._stray_bytes > _STRAY_BYTES:
+            raise RtspError("server_error", "the camera sends garbage in the middle of its stream")
+        return size
+
+    def _give_signs_of_life(self) -> None:
+        """Report as a receiver does, and ask something before the session times out."""
+        now_s = time.monotonic()
+        if now_s >= self._next_report_s:
+            self._next_report_s = now_s + _REPORT_S
+            if self._udp:
+                with suppress(OSError):
+                    self._udp[1].send(self._report)
+            else:
+                head = bytes([0x24, self._rtp_channel + 1]) + len(self._report).to_bytes(2, "big")
+                self._dialogue.sock.settimeout(_ANSWER_S)
+                self._dialogue.sock.sendall(head + self._report)
+        if now_s >= self._next_sign_s:
+            self._next_sign_s = now_s + self._sign_every_s
+            self._dialogue.deadline = now_s + _ANSWER_S
+            self._dialogue.send("OPTIONS", self._uri, self._headers())
+
+
+def _resolve(base: str, control: str) -> str:
+    """Return the address that a description's `control` means."""
+    if not control or control == "*":
+        return base
+    if urlsplit(control).scheme in ("rtsp", "rtsps"):
+        return control
+    return base + ("" if base.endswith("/") else "/") + control.removeprefix("/")
+
+
+def _port_pair(tcp: socket.socket) -> tuple[socket.socket, socket.socket]:
+    """Bind an even port for RTP and the next one for RTCP, on the address that `tcp` uses."""
+    host = tcp.getsockname()[0]
+    for _ in range(_PORT_TRIES):
+        first = socket.socket(tcp.family, socket.SOCK_DGRAM)
+        second = socket.socket(tcp.family, socket.SOCK_DGRAM)
+        try:
+            first.bind((host, 0))
+            port = first.getsockname()[1]
+            if port % 2 == 0:
+                second.bind((host, port + 1))
+                first.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _UDP_BUFFER_BYTES)
+                return first, second
+        except OSError:
+            pass
+        first.close()
+        second.close()
+    raise RtspError("unsupported_transport", "no free pair of UDP ports on this computer")
+
+
+def _empty_report() -> bytes:
+    """Return an RTCP receiver report without figures, and the name it needs (SDES CNAME)."""
+    source = secrets.token_bytes(4)
+    name = b"\1\6camera" + bytes(4)  # an item, then zeros up to a full word
+    return b"\x80\xc9\0\1" + source + b"\x81\xca\0\4" + source + name

@@ -1,0 +1,188 @@
+"""What is wrong, in words with a next step, and the verdict in one sentence: pure rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from camera.stream import StreamStatus
+from gpio_service import GpioStatus
+from uploader import UploadStatus
+
+_LEVELS: Final = ("starting", "ok", "warning", "error")
+_START_S: Final = 10.0
+
+
+@dataclass(frozen=True)
+class Alert:
+    """One thing that is wrong. `level` is warning or error."""
+
+    code: str
+    level: str
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True)
+class CameraView:
+    """An enabled camera for the rules."""
+
+    name: str
+    label: str
+    status: StreamStatus
+
+
+@dataclass(frozen=True)
+class Situation:
+    """All that the rules look at."""
+
+    uptime_s: float
+    cameras: Sequence[CameraView]
+    gpio: GpioStatus
+    upload: UploadStatus
+    pending: int
+    rejected: int
+    unknown: int
+    disk_low: bool
+    nothing_left_to_delete: bool
+    write_error: str | None
+    """Why the last attempt to write failed."""
+    slow_save_s: float | None
+    """How long the last picture took to save, if that was too long."""
+    clock_synchronized: bool | None
+    env_file_exposed: bool
+    default_password: bool = False
+
+
+def alerts(now: Situation) -> list[Alert]:
+    """Return what is wrong, errors first."""
+    found = [
+        *_cameras(now),
+        *_gpio(now.gpio),
+        *_upload(now),
+        *_storage(now),
+        *_rest(now),
+    ]
+    return sorted(found, key=lambda alert: -_LEVELS.index(alert.level))
+
+
+def verdict(now: Situation, found: Sequence[Alert], last_image_at: str | None) -> tuple[str, str]:
+    """Return the level and one sentence on whether the site works."""
+    connecting = [c for c in now.cameras if c.status.state == "connecting"]
+    if connecting and now.uptime_s < _START_S:
+        return "starting", "Starting: connecting to the cameras."
+    if found:
+        worst = found[0]
+        more = f" And {len(found) - 1} more." if len(found) > 1 else ""
+        return worst.level, f"Needs attention: {worst.message}. {worst.hint}".rstrip() + more
+    return "ok", "Working." + (f" Last photo {last_image_at}." if last_image_at else "")
+
+
+def since_words(moment: datetime, now: datetime) -> str:
+    """Return how long ago something was."""
+    seconds = (now - moment).total_seconds()
+    for limit, unit, word in ((90, 1, "s"), (5400, 60, "min"), (172800, 3600, "h")):
+        if seconds < limit:
+            return f"{max(0, round(seconds / unit))} {word} ago"
+    return f"{round(seconds / 86400)} days ago"
+
+
+def _cameras(now: Situation) -> list[Alert]:
+    found = []
+    for camera in now.cameras:
+        status, name = camera.status, f"camera {camera.name} ({camera.label})"
+        if status.state == "down":
+            text = f"{name} is down: {status.error}"
+            found.append(Alert("camera_down", "error", text, status.hint or ""))
+        elif status.state == "stalled":
+            text = f"{name} sends no picture: {status.error}"
+            found.append(Alert("camera_stalled", "error", text, status.hint or ""))
+        elif status.state == "connecting" and now.uptime_s >= _START_S:
+            text = f"{name} has sent no picture yet"
+            found.append(
+                Alert("camera_down", "error", text, "Check its power, network cable and address.")
+            )
+        elif status.ring_too_short:
+            text = f"{name} sends so much that its last seconds don't fit in memory"
+            hint = "Set its I-frame interval to 1 s and its bit rate to 8 Mbit/s or less."
+            found.append(Alert("gop_too_long", "warning", text, hint))
+        elif status.gop_too_long:
+            text = f"{name} has an I-frame interval of {status.gop_s or 0:.0f} s"
+            found.append(Alert("gop_too_long", "warning", text, status.advice or ""))
+    return found
+
+
+def _gpio(gpio: GpioStatus) -> list[Alert]:
+    if not gpio.enabled:
+        return []
+    if gpio.error is not None:
+        return [Alert("gpio_unavailable", "error", f"GPIO: {gpio.error}", gpio.hint or "")]
+    return [
+        Alert(
+            "stuck_low",
+            "warning",
+            f"pin {pin.pin} has been LOW for a long time",
+            "Check the loop detector's relay and whether its wire is cut to ground.",
+        )
+        for pin in gpio.pins
+        if pin.stuck_low
+    ]
+
+
+def _upload(now: Situation) -> list[Alert]:
+    upload = now.upload
+    found = []
+    if upload.paused is not None:
+        text = f"uploads are paused: {upload.paused}"
+        found.append(Alert("upload_paused", "error", text, upload.hint or ""))
+    if upload.captive_portal:
+        text = "a captive portal answers instead of the upload server"
+        found.append(Alert("captive_portal", "warning", text, "Log in to the network's portal."))
+    elif upload.enabled and upload.online is False:
+        text = f"offline: {now.pending} images wait for the upload server"
+        hint = "They are kept and sent when the connection is back. Check the internet access."
+        found.append(Alert("upload_offline", "warning", text, hint))
+    if now.rejected:
+        text = f"{now.rejected} images were refused by the upload server"
+        found.append(Alert("rejected_images", "warning", text, "Look at them and retry by hand."))
+    if now.unknown:
+        text = f"of {now.unknown} images it is not known whether they were uploaded"
+        hint = "Send them again or mark them as sent."
+        found.append(Alert("unknown_uploads", "warning", text, hint))
+    return found
+
+
+def _storage(now: Situation) -> list[Alert]:
+    found = []
+    if now.write_error is not None:
+        text = f"the storage can't be written: {now.write_error}"
+        hint = "New photos may be lost until that is solved."
+        found.append(Alert("storage_error", "error", text, hint))
+    elif now.slow_save_s is not None:
+        text = f"the disk is slow: the last photo took {now.slow_save_s:.0f} s to save"
+        found.append(Alert("storage_error", "warning", text, "The card may be wearing out."))
+    if now.nothing_left_to_delete:
+        text = "the disk is nearly full of images that are not uploaded yet"
+        found.append(Alert("storage_full", "error", text, "Restore the upload or free some space."))
+    elif now.disk_low:
+        hint = "Use a larger card or a shorter IMAGE_RETENTION_DAYS."
+        found.append(Alert("disk_low", "warning", "the disk is nearly full", hint))
+    return found
+
+
+def _rest(now: Situation) -> list[Alert]:
+    found = []
+    if now.clock_synchronized is False:
+        hint = "Check the network time (timedatectl); photo times may be wrong."
+        found.append(
+            Alert("clock_unsynchronized", "warning", "the clock is not synchronised", hint)
+        )
+    if now.default_password:
+        text = "the web password is still the default one"
+        found.append(Alert("default_password", "warning", text, "Log in and choose another one."))
+    if now.env_file_exposed:
+        text = "other users can read the .env file"
+        found.append(Alert("env_permissions", "warning", text, "Run: chmod 600 .env"))
+    return found

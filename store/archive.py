@@ -1,0 +1,305 @@
+"""What an operator does with stored pictures: verify them, export a day, rebuild the catalog."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import hashlib
+import io
+import os
+import shutil
+import threading
+import time
+import zipfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timedelta
+from datetime import time as clock_time
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final, TypeVar
+from zoneinfo import ZoneInfo
+
+from tqdm import tqdm
+
+from config import StorageConfig
+from store.catalog import CATALOG_NAME, Catalog
+from store.image_files import ImageFolder, StorageError
+from store.pending_file import PendingExporter
+from store.reconcile import Reconciler
+from store.rows import Image, ImageFilter, Totals, iso
+
+_CHUNK: Final = 500
+_ROOM_LEFT_BYTES: Final = 100_000_000
+_IN_FLIGHT_S: Final = 60.0
+"""A younger file may be of a capture whose row is still being committed."""
+_LOOKS: Final = 6
+_LOOK_EVERY_S: Final = 0.5  # between a file's deletion and its row's lies one fsync
+_COLUMNS: Final = (
+    *("filename", "camera", "label", "captured_at", "local_time", "offset_ms", "source", "flags"),
+    *("state", "width", "height", "size_bytes", "sha256", "uploaded_at", "remote_location"),
+)
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+_ZIP_YEARS: Final = (1980, 2107)
+
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One picture that is not as the catalog has it."""
+
+    filename: str
+    problem: str
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a verification saw.
+
+    `by_size` are pictures without a checksum, `unlisted` files without a row.
+    """
+
+    checked: int
+    by_size: int
+    unlisted: int
+    findings: list[Finding] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """How many pictures a zip file holds, and which are not in it."""
+
+    photos: int
+    left_out: list[Finding]
+
+
+@contextmanager
+def reading(storage: StorageConfig) -> Iterator[Catalog]:
+    """Open the catalog to read, beside a daemon or on a store that is mounted read-only.
+
+    Raises:
+        StorageError: there is none, or it can't be read.
+    """
+    if not storage.image_dir.is_dir():
+        raise StorageError(f"there is no folder {storage.image_dir}: is its disk mounted?")
+    with ExitStack() as stack:
+        if (storage.state_dir / CATALOG_NAME).exists() and _is_read_only(storage.state_dir):
+            # SQLite has to write to read what a crash left in the journal.
+            copies = Path(stack.enter_context(TemporaryDirectory(prefix="catalog-")))
+            try:
+                for found in storage.state_dir.glob(f"{CATALOG_NAME}*"):
+                    if found.name in (CATALOG_NAME, f"{CATALOG_NAME}-wal"):
+                        shutil.copyfile(found, copies / found.name)
+            except OSError as error:
+                raise StorageError.of(error, f"cannot copy {storage.state_dir}") from error
+            storage = replace(storage, state_dir=copies)
+        catalog = Catalog(storage, as_owner=False, to_read=True)
+        stack.callback(catalog.close)
+        yield catalog
+
+
+def verify(catalog: Catalog) -> Verified:
+    """Compare every file with its row and checksum, also beside a running daemon."""
+    suspects: list[Image] = []
+    checked = by_size = 0
+    total = catalog.count(ImageFilter())
+    for image in _progress(_images(catalog, ImageFilter()), total, "verifying"):
+        checked += 1
+        by_size += image.sha256 is None
+        if _problem(catalog, image):
+            suspects.append(image)
+    return Verified(checked, by_size, _count_unlisted(catalog), _confirmed(catalog, suspects))
+
+
+def _confirmed(catalog: Catalog, suspects: list[Image]) -> list[Finding]:
+    """Look again at what seemed wrong: a cleanup may be about to delete the rows."""
+    pause = threading.Event()
+    for look in range(_LOOKS):
+        if look and suspects:
+            pause.wait(_LOOK_EVERY_S)
+        suspects = [image for image in suspects if _is_still(catalog, image)]
+    found = ((image.filename, _problem(catalog, image)) for image in suspects)
+    return [Finding(filename, problem) for filename, problem in found if problem]
+
+
+def _is_still(catalog: Catalog, image: Image) -> bool:
+    try:
+        return catalog.image(image.filename).id == image.id
+    except KeyError:
+        return False
+
+
+def _count_unlisted(catalog: Catalog) -> int:
+    unlisted = 0
+    files = catalog.folder.scan()
+    while chunk := list(islice(files, _CHUNK)):
+        settled = [f.name for f in chunk if abs(time.time() - f.modified_s) > _IN_FLIGHT_S]
+        unlisted += len(set(settled) - catalog.known_names(settled))
+    return unlisted
+
+
+def _problem(catalog: Catalog, image: Image) -> str | None:
+    try:
+        jpeg = catalog.folder.read(image.filename)
+    except FileNotFoundError:
+        return "the file is missing"
+    except OSError as error:
+        return f"the file can't be read: {error.strerror}"
+    if len(jpeg) != image.size_bytes:
+        return f"the file has {len(jpeg)} bytes, not {image.size_bytes}"
+    if image.sha256 and hashlib.sha256(jpeg).hexdigest() != image.sha256:
+        return "the file's content was altered"
+    return None
+
+
+def export_day(
+    catalog: Catalog, day: date, zone: ZoneInfo, target: Path, camera_labels: dict[str, str]
+) -> Exported:
+    """Write the pictures of a day and their index to a new zip file.
+
+    No file is written for a day without pictures.
+
+    Raises:
+        FileExistsError: `target` is there already.
+        StorageError: it can't be written.
+    """
+    since = datetime.combine(day, clock_time(), zone)
+    until = datetime.combine(day + timedelta(days=1), clock_time(), zone)
+    images = [*_images(catalog, ImageFilter(since=since, until=until))][::-1]
+    if not images:
+        return Exported(0, [])
+    _refuse_existing(target)
+    part = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        _check_room(target, sum(image.size_bytes for image in images))
+        try:
+            exported = _write_zip(catalog, images, zone, part, camera_labels)
+            _refuse_existing(target)
+            part.rename(target)
+        finally:
+            part.unlink(missing_ok=True)
+        ImageFolder(target.parent).sync()
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise StorageError.of(error, f"cannot write {target}") from error
+    return exported
+
+
+def _refuse_existing(target: Path) -> None:
+    if target.exists():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+
+
+def _check_room(target: Path, size_bytes: int) -> None:
+    needed, free = size_bytes + _ROOM_LEFT_BYTES, shutil.disk_usage(target.parent).free
+    if free < needed:
+        problem = f"it needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free"
+        raise StorageError(f"cannot write {target}: {problem}", full=True)
+
+
+def _write_zip(
+    catalog: Catalog, images: list[Image], zone: ZoneInfo, part: Path, labels: dict[str, str]
+) -> Exported:
+    index = io.StringIO()
+    rows = csv.writer(index)
+    rows.writerow(_COLUMNS)
+    left_out = []
+    with part.open("xb") as file:
+        # Pictures are compressed already.
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for image in _progress(images, len(images), "exporting"):
+                try:
+                    jpeg = catalog.folder.read(image.filename)
+                except OSError as error:
+                    left_out.append(Finding(image.filename, error.strerror or str(error)))
+                    continue
+                archive.writestr(_entry(image, zone), jpeg)
+                rows.writerow(map(_cell, _row(image, zone, labels)))
+            archive.writestr("index.csv", index.getvalue().encode("utf-8-sig"))
+        file.flush()
+        os.fsync(file.fileno())
+    return Exported(len(images) - len(left_out), left_out)
+
+
+def _entry(image: Image, zone: ZoneInfo) -> zipfile.ZipInfo:
+    local = image.captured_at.astimezone(zone)
+    first, last = _ZIP_YEARS
+    year = min(max(local.year, first), last)
+    stamp = (year, local.month, local.day, local.hour, local.minute, local.second)
+    entry = zipfile.ZipInfo(image.filename, stamp)
+    entry.external_attr = 0o644 << 16
+    return entry
+
+
+def _row(image: Image, zone: ZoneInfo, labels: dict[str, str]) -> Iterable[object]:
+    local = image.captured_at.astimezone(zone)
+    return (
+        *(image.filename, image.camera, labels.get(image.camera), iso(image.captured_at)),
+        *(local.isoformat(timespec="milliseconds"), image.offset_ms, image.source),
+        *(" ".join(image.flags), image.state, image.width, image.height),
+        *(image.size_bytes, image.sha256, iso(image.uploaded_at), image.remote_location),
+    )
+
+
+def _cell(value: object) -> object:
+    """Keep a table program from taking text for a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def rebuild(storage: StorageConfig, *, uploads_enabled: bool) -> tuple[Totals, Path | None]:
+    """Make the catalog anew from the files and the pending list.
+
+    Returns its totals, and where the former one was put.
+
+    Raises:
+        LockedError: a daemon works on the folder.
+        StorageError: it can't be written.
+    """
+    catalog = Catalog(storage, anew=True)
+    try:
+        reconciler = Reconciler(
+            catalog,
+            storage.pending_file,
+            uploads_enabled=uploads_enabled,
+            on_done=_nothing,
+            watch=lambda files: _progress(files, len(files), "rebuilding"),
+        )
+        reconciler.step()
+        exporter = PendingExporter(catalog, storage.pending_file)
+        exporter.allow()
+        exporter.export()
+        return catalog.totals(), catalog.former
+    finally:
+        catalog.close()
+
+
+def _nothing() -> None:
+    """Nobody waits for the end of a rebuild by hand."""
+
+
+def _is_read_only(folder: Path) -> bool:
+    return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+
+
+def _images(catalog: Catalog, which: ImageFilter) -> Iterator[Image]:
+    """Yield the images of a filter, newest first."""
+    before_id: int | None = None
+    while chunk := catalog.images(which, limit=_CHUNK, before_id=before_id):
+        yield from chunk
+        before_id = chunk[-1].id
+
+
+class _Bar(tqdm):  # type: ignore[type-arg]
+    """A progress bar without the thread that tqdm watches its bars with."""
+
+    monitor_interval = 0
+
+
+def _progress(items: Iterable[_Item], total: int, doing: str) -> Iterable[_Item]:
+    """Show a bar on a terminal, nothing elsewhere."""
+    bar: Iterable[_Item] = _Bar(items, total=total, desc=doing, unit=" photos", disable=None)
+    return bar

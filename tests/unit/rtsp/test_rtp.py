@@ -1,0 +1,265 @@
+"""Pictures put together out of RTP packets, and every loss noticed."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rtsp.nal_units import START_CODE
+from rtsp.rtp import CodedPicture, RtpReceiver
+from simulator import clip
+from simulator.rtp import packet, payloads
+
+CLIP = clip.load(Path(__file__).parents[3] / "demo" / "clips" / "entry.h264")
+TICKS = 3600
+SPS, PPS, DELIMITER = b"\x67\x42\x00\x1f", b"\x68\xce\x38\x80", b"\x09\xf0"
+KEY, KEY_LATER = b"\x65\x88" + b"k" * 5000, b"\x65\x44" + b"l" * 3000
+PLAIN, PLAIN_LATER = b"\x41\x9a" + b"p" * 4000, b"\x41\x44" + b"q" * 100
+
+
+def receiver(codec: str = "h264", **more: object) -> RtpReceiver:
+    settings = {"payload_type": 96, "clock_hz": 90_000, **more}
+    return RtpReceiver(codec, **settings)  # type: ignore[arg-type]
+
+
+def packets_of(pictures: list[list[bytes]], start: int = 0, ticks: int = 1000) -> list[bytes]:
+    """Send pictures of NAL units as RTP packets."""
+    found: list[bytes] = []
+    for number, units in enumerate(pictures):
+        parts = payloads(units)
+        for place, part in enumerate(parts):
+            found.append(
+                packet(
+                    part,
+                    last=place == len(parts) - 1,
+                    sequence=start + len(found),
+                    timestamp=ticks + number * TICKS,
+                    ssrc=7,
+                )
+            )
+    return found
+
+
+def received(packets: list[bytes], into: RtpReceiver | None = None) -> list[CodedPicture]:
+    into = into or receiver()
+    pictures: list[CodedPicture] = []
+    for number, one in enumerate(packets):
+        into.feed(one, 100.0 + number / 1000, pictures)
+    return pictures
+
+
+def annex_b(*units: bytes) -> bytes:
+    return b"".join(START_CODE + unit for unit in units)
+
+
+def test_pictures_come_whole_at_once_and_in_time() -> None:
+    packets = packets_of([[SPS, PPS, KEY], [PLAIN], [PLAIN]])
+    found = received(packets)
+    assert [p.data for p in found] == [
+        *(annex_b(SPS, PPS, KEY), annex_b(PLAIN), annex_b(PLAIN)),
+    ]
+    assert [p.key for p in found] == [True, False, False]
+    assert [p.torn for p in found] == [False] * 3
+    steps = [b.position_s - a.position_s for a, b in pairwise(found)]
+    assert steps == pytest.approx([TICKS / 90_000] * 2)
+    assert found[-1].arrival_s == 100.0 + (len(packets) - 1) / 1000
+
+
+def test_a_real_clip_survives() -> None:
+    pictures = [list(picture.nals) for picture in CLIP.pictures[:60]]
+    found = received(packets_of(pictures, start=65_500, ticks=2**32 - 50_000))
+    assert [p.data for p in found] == [annex_b(*units) for units in pictures]
+    assert not any(p.torn for p in found)
+    assert all(b.position_s > a.position_s for a, b in pairwise(found))
+
+
+@given(st.sets(st.integers(1, 400), min_size=1, max_size=8), st.integers(0, 65535))
+def test_no_loss_goes_unnoticed(lost: set[int], start: int) -> None:
+    """Lose any packets: what is not as sent, or builds on such a picture, is known by `torn`."""
+    pictures = [list(picture.nals) for picture in CLIP.pictures[:60]]
+    packets = packets_of(pictures, start=start)
+    found = received([one for n, one in enumerate(packets) if n not in lost])
+    last, was_good, was_told = -1, False, False
+    for picture in found:
+        number = round(picture.position_s * 90_000 / TICKS)
+        good = picture.data == annex_b(*pictures[number])
+        if not picture.key:
+            good &= was_good and number == last + 1
+        told = picture.torn or (was_told and not picture.key)
+        assert good or told
+        last, was_good, was_told = number, good, told
+
+
+def test_a_hole_in_a_slice_is_torn() -> None:
+    packets = packets_of([[SPS, PPS, KEY], [PLAIN], [PLAIN]])
+    middle = next(n for n, one in enumerate(packets) if one[12:14] == b"\x5c\x01")
+    found = received(packets[:middle] + packets[middle + 1 :])
+    assert [p.torn for p in found] == [False, True]  # what is left of it is no slice
+
+
+def test_a_lost_end_is_torn_and_the_next_keyframe_is_not() -> None:
+    packets = packets_of([[SPS, PPS, KEY], [PLAIN], [SPS, PPS, KEY], [PLAIN]])
+    ends = [n for n, one in enumerate(packets) if one[1] & 0x80]
+    found = received([one for n, one in enumerate(packets) if n != ends[1]])
+    assert [(p.key, p.torn) for p in found] == [(True, False), (True, False), (False, False)]
+
+
+def test_a_lost_picture_tears_the_next_one() -> None:
+    packets = packets_of([[SPS, PPS, KEY], [PLAIN_LATER[:1] + b"\x9a" + b"z"], [PLAIN]])
+    lost = next(n for n, one in enumerate(packets) if one.endswith(b"\x9az"))
+    found = received(packets[:lost] + packets[lost + 1 :])
+    assert [p.torn for p in found] == [False, True]
+
+
+def test_keyframes_get_the_sets_of_the_description_or_the_last_ones_that_came() -> None:
+    described = receiver(parameter_sets=(SPS, PPS))
+    assert received(packets_of([[KEY]]), described)[0].data == annex_b(SPS, PPS, KEY)
+    new = SPS + b"new"
+    more = packets_of([[new, PPS, KEY], [KEY]], start=20, ticks=50_000)
+    found = received(more, described)
+    assert [p.data for p in found] == [annex_b(new, PPS, KEY)] * 2
+
+
+def test_a_lost_set_is_replaced_by_the_one_before() -> None:
+    vps, sps, pps, irap = (bytes([kind << 1, 1]) + b"\x80" + b"x" * 9 for kind in (32, 33, 34, 19))
+    packets = packets_of([[vps, sps, pps, irap]] * 2)
+    lost = len(packets) // 2
+    found = received(packets[:lost] + packets[lost + 1 :], receiver("h265"))
+    assert [p.data for p in found] == [annex_b(vps, sps, pps, irap)] * 2
+
+
+def test_sets_and_delimiters_between_slices_are_left_out() -> None:
+    found = received(packets_of([[DELIMITER, SPS, PPS, KEY, SPS, PPS, KEY_LATER]]))
+    assert [p.data for p in found] == [annex_b(SPS, PPS, KEY, KEY_LATER)]
+
+
+def test_sets_sent_as_a_picture_of_their_own_belong_to_the_next() -> None:
+    found = received(packets_of([[SPS, PPS], [KEY]]))
+    assert [(p.key, p.data) for p in found] == [(True, annex_b(SPS, PPS, KEY))]
+
+
+def test_a_picture_without_idr_behind_sets_is_a_keyframe() -> None:
+    intra = b"\x61\x88" + b"i" * 50
+    found = received(packets_of([[SPS, PPS, intra], [PLAIN], [intra]]))
+    assert [p.key for p in found] == [True, False, False]
+
+
+def test_a_camera_that_never_marks_an_end() -> None:
+    packets = [
+        bytes([one[0], one[1] & 0x7F]) + one[2:] for one in packets_of([[SPS, PPS, KEY], [PLAIN]])
+    ]
+    found = received([*packets, *packets_of([[PLAIN]], start=len(packets), ticks=9000)])
+    assert [p.data for p in found][:2] == [annex_b(SPS, PPS, KEY), annex_b(PLAIN)]
+    assert not any(p.torn for p in found)
+
+
+def test_an_end_marked_too_early_gives_parts_of_one_position() -> None:
+    packets = packets_of([[SPS, PPS, KEY, KEY_LATER]])
+    early = next(n for n, one in enumerate(packets) if one[12] & 31 == 28 and one[13] & 0x40)
+    marked = packets[early][:1] + bytes([packets[early][1] | 0x80]) + packets[early][2:]
+    found = received([*packets[:early], marked, *packets[early + 1 :]])
+    assert len({p.position_s for p in found}) == 1
+    assert b"".join(p.data for p in found).endswith(annex_b(KEY, KEY_LATER))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_udp_packets_out_of_order_are_put_right(seed: int) -> None:
+    pictures = [list(picture.nals) for picture in CLIP.pictures[:60]]
+    packets = packets_of(pictures, start=65_450)
+    chance = random.Random(seed)
+    order = sorted(range(len(packets)), key=lambda n: n + chance.uniform(0, 12))
+    order[0:0] = [order.pop(order.index(0))]
+    twice = [n for n in order for _ in range(1 + (chance.random() < 0.1))]
+    found = received([packets[n] for n in twice], receiver(reorder=32))
+    assert [p.data for p in found] == [annex_b(*units) for units in pictures]
+    assert not any(p.torn for p in found)
+
+
+def test_udp_gives_up_on_what_does_not_come() -> None:
+    pictures = [list(picture.nals) for picture in CLIP.pictures[:60]]
+    packets = packets_of(pictures)
+    middle = next(n for n, one in enumerate(packets) if one[12] & 31 == 28 and not one[13] & 0xC0)
+    found = received(packets[:middle] + packets[middle + 1 :], receiver(reorder=32))
+    assert [n for n, p in enumerate(found) if p.torn] == [0]
+    assert len(found) >= 57  # some wait for what does not come
+
+
+def test_extensions_sources_and_padding_are_taken_off() -> None:
+    plain = packets_of([[SPS, PPS, KEY[:900]]])
+    decorated = []
+    for one in plain:
+        head = bytes([0x80 | 0x20 | 0x10 | 2]) + one[1:12]
+        decorated.append(head + b"src1src2" + b"\xbe\xde\0\1" + b"ext!" + one[12:] + b"\0\0\3")
+    assert received(decorated)[0].data == annex_b(SPS, PPS, KEY[:900])
+
+
+def test_aggregated_units() -> None:
+    h264 = b"\x18" + b"".join(len(u).to_bytes(2, "big") + u for u in (SPS, PPS, KEY[:500]))
+    one = packet(h264, last=True, sequence=1, timestamp=1, ssrc=7)
+    assert received([one])[0].data == annex_b(SPS, PPS, KEY[:500])
+    vps, sps, pps, irap = (bytes([kind << 1, 1]) + b"\x80x" for kind in (32, 33, 34, 19))
+    h265 = b"\x60\x01" + b"".join(len(u).to_bytes(2, "big") + u for u in (vps, sps, pps, irap))
+    one = packet(h265, last=True, sequence=1, timestamp=1, ssrc=7)
+    found = received([one], receiver("h265"))
+    assert (found[0].key, found[0].data) == (True, annex_b(vps, sps, pps, irap))
+
+
+def test_h265_fragments() -> None:
+    unit = bytes([19 << 1, 1]) + b"\x80" + b"d" * 3000
+    chunks = [unit[2:][n : n + 1000] for n in range(0, len(unit) - 2, 1000)]
+    packets = []
+    for number, chunk in enumerate(chunks):
+        flags = (0x80 if number == 0 else 0) | (0x40 if number == len(chunks) - 1 else 0) | 19
+        payload = bytes([49 << 1, 1, flags]) + chunk
+        last = number == len(chunks) - 1
+        packets.append(packet(payload, last=last, sequence=number, timestamp=5, ssrc=7))
+    found = received(packets, receiver("h265"))
+    assert [p.data for p in found] == [annex_b(unit)]
+    follows = packet(b"\x02\x01\xd0", last=True, sequence=len(packets), timestamp=9, ssrc=7)
+    torn = received([*packets[:1], *packets[2:], follows], receiver("h265"))
+    assert [p.torn for p in torn] == [True]
+
+
+@given(st.lists(st.binary(max_size=60), max_size=30), st.sampled_from(["h264", "h265", "mjpeg"]))
+def test_any_bytes_are_borne(rubbish: list[bytes], codec: str) -> None:
+    headed = [
+        packet(one, last=n % 3 == 0, sequence=n, timestamp=n // 3, ssrc=7)
+        for n, one in enumerate(rubbish)
+    ]
+    for pictures in (received(headed, receiver(codec)), received(rubbish, receiver(codec))):
+        assert all(isinstance(picture.data, bytes) for picture in pictures)
+
+
+def test_udp_waits_shortly_for_what_does_not_come() -> None:
+    """At few small pictures a second, 32 packets are seconds: the camera would seem stalled."""
+    packets = packets_of([[SPS, PPS, KEY], *[[PLAIN_LATER[:1] + b"\x9a" + b"z"]] * 30])
+    into = receiver(reorder=32)
+    found: list[CodedPicture] = []
+    late_s = []
+    for number, one in enumerate(packets):
+        if number != len(packets) - 20:
+            into.feed(one, 100.0 + number / 15, found)
+            late_s.append(100.0 + number / 15 - found[-1].arrival_s if found else 0.0)
+    assert len(found) == 30
+    assert max(late_s) < 0.2
+
+
+def test_another_source_is_a_loss() -> None:
+    whole = packets_of([[SPS, PPS, KEY], [PLAIN]])
+    others = [one[:8] + b"else" + one[12:] for one in packets_of([[PLAIN]], ticks=90_000)]
+    assert [p.torn for p in received([*whole, *others])] == [False, False, True]
+    others = [one[:8] + b"else" + one[12:] for one in packets_of([[SPS, PPS, KEY]], ticks=90_000)]
+    assert [p.torn for p in received([*whole, *others])] == [False, False, False]
+
+
+def test_packets_of_padding_alone_tear_nothing() -> None:
+    packets = packets_of([[SPS, PPS, KEY], [b"\x0b", PLAIN], [PLAIN]])
+    bare = packets[-1][:12]
+    padding = bytes([bare[0] | 0x20]) + bare[1:2] + (len(packets)).to_bytes(2, "big") + bare[4:]
+    found = received([*packets, padding + b"\0\0\0\4"])
+    assert [p.torn for p in found] == [False] * 3

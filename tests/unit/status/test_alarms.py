@@ -1,0 +1,226 @@
+"""What is called wrong, in which words, and the verdict."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from camera.stream import StreamStatus
+from gpio_service import GpioStatus, PinStatus
+from status.alarms import Alert, CameraView, Situation, alerts, since_words, verdict
+from uploader import UploadStatus
+
+STREAMING = StreamStatus(
+    state="streaming",
+    error=None,
+    hint=None,
+    since_s=0.0,
+    last_frame_age_s=0.04,
+    fps=25.0,
+    width=1920,
+    height=1080,
+    codec="h264",
+    gop_s=1.0,
+    gop_too_long=False,
+    ring_too_short=False,
+    advice=None,
+)
+DOWN = replace(STREAMING, state="down", error="wrong password (401)", hint="Check the password.")
+STALLED = replace(STREAMING, state="stalled", error="no new picture for 3 s", hint="Restart it.")
+LONG_GOP = replace(STREAMING, gop_s=12.0, gop_too_long=True, advice="Set it to 1 s.")
+TOO_MUCH = replace(STREAMING, ring_too_short=True)
+CONNECTING = replace(STREAMING, state="connecting")
+PIN = PinStatus("camera_1", 18, "HIGH", None, 0, 0, stuck_low=False)
+GPIO = GpioStatus(enabled=True, available=True, error=None, hint=None, pins=(PIN,))
+BROKEN_GPIO = replace(GPIO, available=False, error="pin 18 can't be used", hint="End it.")
+STUCK_GPIO = replace(GPIO, pins=(PIN, replace(PIN, pin=19, stuck_low=True)))
+UPLOAD = UploadStatus(
+    enabled=True,
+    online=True,
+    paused=None,
+    hint=None,
+    captive_portal=False,
+    queue_size=0,
+    target="https://example.org",
+    drain=None,
+)
+FINE = Situation(
+    uptime_s=3600.0,
+    cameras=[CameraView("r1", "Entry", STREAMING), CameraView("r2", "Exit", STREAMING)],
+    gpio=GPIO,
+    upload=UPLOAD,
+    pending=0,
+    rejected=0,
+    unknown=0,
+    disk_low=False,
+    nothing_left_to_delete=False,
+    write_error=None,
+    slow_save_s=None,
+    clock_synchronized=True,
+    env_file_exposed=False,
+)
+
+
+def with_camera(status: StreamStatus) -> Situation:
+    return replace(FINE, cameras=[FINE.cameras[0], CameraView("r2", "Exit", status)])
+
+
+def with_upload(**changes: object) -> Situation:
+    return replace(FINE, upload=replace(UPLOAD, **changes), pending=7)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("now", "code", "level", "words"),
+    [
+        (with_camera(DOWN), "camera_down", "error", "camera r2 (Exit) is down: wrong password"),
+        (with_camera(STALLED), "camera_stalled", "error", "no new picture for 3 s"),
+        (with_camera(LONG_GOP), "gop_too_long", "warning", "I-frame interval of 12 s"),
+        (with_camera(TOO_MUCH), "gop_too_long", "warning", "don't fit in memory"),
+        (replace(FINE, gpio=BROKEN_GPIO), "gpio_unavailable", "error", "pin 18 can't be used"),
+        (replace(FINE, gpio=STUCK_GPIO), "stuck_low", "warning", "pin 19 has been LOW"),
+        (
+            with_upload(paused="refused (401)", hint="Check the token."),
+            *("upload_paused", "error", "refused (401)"),
+        ),
+        (with_upload(captive_portal=True), "captive_portal", "warning", "captive portal"),
+        (with_upload(online=False), "upload_offline", "warning", "offline: 7 images wait"),
+        (replace(FINE, rejected=2), "rejected_images", "warning", "2 images were refused"),
+        (replace(FINE, unknown=3), "unknown_uploads", "warning", "of 3 images"),
+        (
+            replace(FINE, write_error="the disk is full"),
+            "storage_error",
+            "error",
+            "the disk is full",
+        ),
+        (replace(FINE, slow_save_s=6.2), "storage_error", "warning", "took 6 s to save"),
+        (replace(FINE, disk_low=True), "disk_low", "warning", "disk is nearly full"),
+        (
+            replace(FINE, disk_low=True, nothing_left_to_delete=True),
+            *("storage_full", "error", "not uploaded yet"),
+        ),
+        (
+            replace(FINE, clock_synchronized=False),
+            *("clock_unsynchronized", "warning", "not synchronised"),
+        ),
+        (replace(FINE, env_file_exposed=True), "env_permissions", "warning", ".env"),
+        (with_camera(CONNECTING), "camera_down", "error", "no picture yet"),
+    ],
+)
+def test_each_rule_alone(now: Situation, code: str, level: str, words: str) -> None:
+    [alert] = alerts(now)
+    assert (alert.code, alert.level) == (code, level)
+    assert words in alert.message
+    assert alert.hint
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        FINE,
+        replace(FINE, gpio=replace(BROKEN_GPIO, enabled=False)),
+        replace(FINE, gpio=replace(GPIO, available=False)),  # not tried yet
+        with_upload(online=None),
+        with_upload(enabled=False, online=False),
+        replace(FINE, clock_synchronized=None),
+        replace(FINE, pending=1000),
+        replace(with_camera(CONNECTING), uptime_s=5),
+        replace(FINE, cameras=[]),
+    ],
+)
+def test_nothing_is_wrong(now: Situation) -> None:
+    assert alerts(now) == []
+
+
+def test_a_captive_portal_is_not_called_offline_too() -> None:
+    assert [a.code for a in alerts(with_upload(captive_portal=True, online=False))] == [
+        "captive_portal"
+    ]
+
+
+def test_every_camera_has_its_own_alert() -> None:
+    views = [CameraView(f"r{n}", f"Gate {n}", DOWN) for n in (1, 2)]
+    assert [a.message.split(" is ")[0] for a in alerts(replace(FINE, cameras=views))] == [
+        "camera r1 (Gate 1)",
+        "camera r2 (Gate 2)",
+    ]
+
+
+def test_errors_come_first_otherwise_the_order_stays() -> None:
+    now = replace(with_camera(LONG_GOP), gpio=BROKEN_GPIO, disk_low=True, write_error="full")
+    assert [(a.code, a.level) for a in alerts(now)] == [
+        ("gpio_unavailable", "error"),
+        ("storage_error", "error"),
+        ("gop_too_long", "warning"),
+        ("disk_low", "warning"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("now", "last", "expected"),
+    [
+        (FINE, "12:30:05", ("ok", "Working. Last photo 12:30:05.")),
+        (FINE, None, ("ok", "Working.")),
+        (
+            replace(with_camera(CONNECTING), uptime_s=3.0),
+            *(None, ("starting", "Starting: connecting to the cameras.")),
+        ),
+        (replace(FINE, uptime_s=3.0), None, ("ok", "Working.")),
+        (
+            with_camera(DOWN),
+            "12:30:05",
+            (
+                "error",
+                "Needs attention: camera r2 (Exit) is down: wrong password (401)."
+                " Check the password.",
+            ),
+        ),
+        (
+            with_camera(replace(DOWN, hint=None)),
+            None,
+            ("error", "Needs attention: camera r2 (Exit) is down: wrong password (401)."),
+        ),
+        (
+            replace(FINE, disk_low=True, env_file_exposed=True),
+            None,
+            (
+                "warning",
+                "Needs attention: the disk is nearly full. Use a larger card or a shorter"
+                " IMAGE_RETENTION_DAYS. And 1 more.",
+            ),
+        ),
+        (
+            replace(with_camera(replace(DOWN, hint=None)), disk_low=True),
+            None,
+            (
+                "error",
+                "Needs attention: camera r2 (Exit) is down: wrong password (401). And 1 more.",
+            ),
+        ),
+    ],
+)
+def test_the_verdict(now: Situation, last: str | None, expected: tuple[str, str]) -> None:
+    assert verdict(now, alerts(now), last) == expected
+
+
+def test_the_verdict_has_the_level_of_the_worst() -> None:
+    found = [Alert("a", "error", "bad", "Do."), Alert("b", "warning", "odd", "Do.")]
+    assert verdict(FINE, found, None)[0] == "error"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (-3, "0 s ago"),
+        (0, "0 s ago"),
+        (89, "89 s ago"),
+        (90, "2 min ago"),
+        (3600, "60 min ago"),
+        (7200, "2 h ago"),
+        (172_800, "2 days ago"),
+    ],
+)
+def test_how_long_ago(seconds: int, words: str) -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    assert since_words(now - timedelta(seconds=seconds), now) == words
