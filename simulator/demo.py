@@ -11,8 +11,8 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from config import Config, ConfigError, parse
-from image_files import StorageError
 from simulator.site import Site, free_port
+from store.image_files import StorageError
 
 _HOST: Final = "127.0.0.1"
 _PAGE_PORT: Final = 9100
@@ -43,9 +43,9 @@ def open_site(data: Path | None, faults: Sequence[str]) -> Iterator[tuple[Site, 
         except OSError as error:
             raise ConfigError([f"--demo: {error}"]) from error
         problems = [
-            f"--demo-fault {name}: must be one of {', '.join(site.faults)}"
+            f"--demo-fault {name}: must be one of {', '.join(site.faults.by_name)}"
             for name in faults
-            if name not in site.faults
+            if name not in site.faults.by_name
         ]
         if problems:
             raise ConfigError(problems)
@@ -53,7 +53,7 @@ def open_site(data: Path | None, faults: Sequence[str]) -> Iterator[tuple[Site, 
         site.start()
         config = _with_free_port(_settings(site, folder), site.page_port)
         for name in faults:
-            site.set_fault(name, True)
+            site.faults.switch(name, True)
         yield site, config
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 from flask import Flask, Response, abort, redirect, render_template, request, send_file, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
-if TYPE_CHECKING:
-    from simulator.site import Site
+from simulator.faults import Faults
+from simulator.receiver import UploadReceiver
 
 _SHOWN: Final = 24
 _LOCAL: Final = ("127.0.0.1", "localhost")
@@ -19,7 +19,7 @@ _CSP: Final = (
 )
 
 
-def create_page(site: Site) -> Flask:
+def create_page(faults: Faults, receiver: UploadReceiver) -> Flask:
     """Build the Flask application of the page."""
     app = Flask(__name__)
 
@@ -42,23 +42,27 @@ def create_page(site: Site) -> Flask:
     @app.get("/")
     def index() -> str:
         places: dict[str, list[object]] = {}
-        for fault in site.faults.values():
+        for fault in faults.by_name.values():
             places.setdefault(fault.place, []).append(fault)
         return render_template(
-            "site.html", site=site, places=places, uploads=site.receiver.newest(_SHOWN)
+            "site.html",
+            active=faults.active,
+            receiver=receiver,
+            places=places,
+            uploads=receiver.newest(_SHOWN),
         )
 
     @app.post("/faults/<name>")
     def set_fault(name: str) -> BaseResponse:
         try:
-            site.set_fault(name, request.form.get("on") == "1")
+            faults.switch(name, request.form.get("on") == "1")
         except KeyError:
             abort(404)
         return redirect(url_for("index"), 303)
 
     @app.get("/received/<filename>")
     def received(filename: str) -> Response:
-        path = site.receiver.path_of(filename)
+        path = receiver.path_of(filename)
         if path is None or not path.is_file():
             abort(404)
         return send_file(path, mimetype="image/jpeg")

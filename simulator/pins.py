@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from runtime.worker import Worker
 from simulator.rtsp_camera import SimulatedCamera
-from worker import Worker
 
 _BOUNCES: Final = 3
 _BOUNCE_S: Final = 0.002

@@ -13,7 +13,7 @@ from typing import Final
 
 from flask import Flask, Response, jsonify, request
 
-from web_server import WebServer
+from web.server import WebServer
 
 UPLOAD_PATH: Final = "/api/Common/Upload"
 _HOST: Final = "127.0.0.1"

@@ -1,0 +1,145 @@
+"""What can go wrong at the pretend site, and the switches for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from simulator.pins import InductionLoop
+from simulator.receiver import UploadReceiver
+from simulator.rtsp_camera import SimulatedCamera
+
+CAMERA_PASSWORD: Final = "gate"  # noqa: S105 - of cameras that exist on this computer only
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that can go wrong at a place; of one `group` only one thing at a time."""
+
+    name: str
+    place: str
+    group: str
+    label: str
+    effect: str
+    begin: Callable[[], None]
+    end: Callable[[], None]
+
+
+class Faults:
+    """All faults of a site by their names, and which of them are on."""
+
+    def __init__(
+        self,
+        cameras: Mapping[str, SimulatedCamera],
+        loops: Mapping[str, InductionLoop],
+        receiver: UploadReceiver,
+    ) -> None:
+        self.active: set[str] = set()
+        found = (*_upload_faults(receiver), *_gate_faults(cameras, loops), _CLOCK)
+        self.by_name = {fault.name: fault for fault in found}
+
+    def switch(self, name: str, on: bool) -> None:
+        """Break something, or mend it.
+
+        Raises:
+            KeyError: there is no such fault.
+        """
+        fault = self.by_name[name]
+        if not on:
+            if name in self.active:
+                self.active.remove(name)
+                fault.end()
+            return
+        if name in self.active:
+            return
+        for other in [f for f in self.active if self.by_name[f].group == fault.group]:
+            self.switch(other, False)
+        self.active.add(name)
+        fault.begin()
+
+
+def _nothing() -> None:
+    """Who asks for the state of the clock looks at what is active."""
+
+
+_CLOCK: Final = Fault(
+    "clock",
+    "Clock",
+    "clock",
+    "Lose the time server",
+    "photos are marked, their time may be wrong",
+    _nothing,
+    _nothing,
+)
+
+
+def _upload_faults(receiver: UploadReceiver) -> Iterable[Fault]:
+    for mode, label, effect in (
+        ("offline", "Stop the internet", "pictures wait as pending, then go up by themselves"),
+        ("error-503", "Server error 503", "uploads are tried again, with growing pauses"),
+        ("unauthorized", "Refuse the token (401)", "the queue pauses and says what is wrong"),
+        ("slow", "Slow server", "every upload takes 6 s; captures don't care"),
+        ("captive-portal", "Captive portal", "a login page answers; nothing counts as sent"),
+    ):
+        yield Fault(
+            mode,
+            "Internet and upload server",
+            "internet",
+            label,
+            effect,
+            lambda mode=mode: receiver.set_mode(mode),  # type: ignore[misc]
+            lambda: receiver.set_mode("ok"),
+        )
+
+
+def _gate_faults(
+    cameras: Mapping[str, SimulatedCamera], loops: Mapping[str, InductionLoop]
+) -> Iterable[Fault]:
+    for name, camera in cameras.items():
+        yield from _camera_faults(name, camera)
+    for name, loop in loops.items():
+        yield Fault(
+            f"jam-{name}",
+            _gate(name),
+            f"loop {name}",
+            f"Jam the loop of {name}",
+            "the pin stays LOW; reported after 10 s",
+            loop.jam,
+            loop.free,
+        )
+
+
+def _camera_faults(name: str, camera: SimulatedCamera) -> Iterable[Fault]:
+    group = f"camera {name}"
+    yield Fault(
+        f"freeze-{name}",
+        _gate(name),
+        group,
+        f"Freeze camera {name}",
+        "it hangs with its connection open: stalled within 2 s",
+        camera.freeze,
+        camera.thaw,
+    )
+    yield Fault(
+        f"unplug-{name}",
+        _gate(name),
+        group,
+        f"Unplug camera {name}",
+        "it is down at once, and back by itself",
+        camera.unplug,
+        camera.plug,
+    )
+    yield Fault(
+        f"password-{name}",
+        _gate(name),
+        group,
+        f"Change the password of {name}",
+        "wrong password (401); tried again once a minute",
+        lambda: camera.change_password(f"not-{CAMERA_PASSWORD}"),
+        lambda: camera.change_password(CAMERA_PASSWORD),
+    )
+
+
+def _gate(name: str) -> str:
+    return f"Gate {name}"
