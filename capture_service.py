@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import queue
 import threading
 import time
@@ -12,9 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from camera.frame_maker import Frame
-from camera.pinned_pictures import Pin
-from camera.stream import StreamError
+from camera.frame import Frame, Pin, StreamError
 from config import CameraConfig
 from runtime.clock import Clock, Moment
 from runtime.stats import Stats
@@ -43,12 +40,6 @@ class FrameSource(Protocol):
 
     def drop(self, pin: Pin) -> None:
         """Let go of a pin that nobody will take."""
-
-    def get_ready(self, captured_s: float) -> float | None:
-        """Use the time until the next capture; return the seconds until there is more to do.
-
-        `captured_s` is when the last one ended, on the monotonic clock.
-        """
 
 
 @dataclass(frozen=True)
@@ -185,7 +176,6 @@ class _CameraWorker(Worker):
         self._moments_ms = [camera.offset_ms + moment_ms for moment_ms in burst_ms]
         self._within_s = best_within_ms / 1000
         self._requests: queue.Queue[_Request] = queue.Queue(_QUEUE_SIZE)
-        self._captured_s = -math.inf
         self._closed = False
 
     def request(
@@ -224,11 +214,11 @@ class _CameraWorker(Worker):
                 self._refuse(self._requests.get_nowait(), reason)
 
     def step(self) -> float | None:
-        """Serve one request, or get ready for the next one."""
+        """Serve one request."""
         try:
             request = self._requests.get_nowait()
         except queue.Empty:
-            return self._source.get_ready(self._captured_s)
+            return None
         try:
             outcome = self._capture(request)
         finally:
@@ -238,7 +228,6 @@ class _CameraWorker(Worker):
             self._stats.count_failed_capture()
             _log.error("camera %s: capture failed: %s", name, outcome.reason)
         request.ticket.resolve(outcome)
-        self._captured_s = time.monotonic()
         return 0.0
 
     def _drop_pins(self, request: _Request) -> None:

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Final
 
 import commands
+from camera.frame import StreamError
 from camera.heap import IdleMemory, set_up_heap
 from camera.latest_frame import LiveView
-from camera.stream import CameraStream, StreamError
+from camera.stream import CameraStream
 from capture_service import CaptureOutcome, CaptureService
 from cleanup_service import CleanupService
 from clock_service import ClockService

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from camera.frame_maker import Frame
-from camera.stream import CameraStream, StreamError
+from camera.frame import Frame, StreamError
+from camera.stream import CameraStream
 
 _KEEP_S: Final = 0.5
 

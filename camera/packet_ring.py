@@ -1,24 +1,22 @@
-"""The last seconds of a camera's stream, undecoded, and when each picture was shot.
+"""The last seconds of a camera's stream, undecoded, and which picture of them is a moment's.
 
-Pure bookkeeping over coded pictures: no camera, no thread, no clock of its own.
-Positions are the stream's own time, arrivals the host's monotonic clock, both in seconds.
+Pure bookkeeping over coded pictures: no camera, no thread. When each was shot tells `CameraClock`.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from statistics import median
 from typing import Final
 
-_ANCHOR_PACKETS: Final = 250
-_SKIPPED_PACKETS: Final = 3  # a session's first packets can come up to 39 ms early
-_SETTLE_S: Final = 1.0
+from camera.frame import Choice
+from rtsp.camera_clock import CameraClock
+from rtsp.rtp import CodedPicture
+
 _REORDER_S: Final = 0.5  # B-frames step back by a few frames, never by more
-_JUMP_S: Final = 0.2  # a position that far ahead of its arrival means a new time base
-_BURST_S: Final = 15.0  # at first a server may send all since the last keyframe at once
 _GAP_PERIODS: Final = 1.6
 _IRREGULAR_SHARE: Final = 0.2  # more wide gaps: the frame rate varies, nothing is lost
 _RECENT: Final = 50
@@ -27,35 +25,11 @@ _SAME_PICTURE_S: Final = 1e-6
 
 
 @dataclass(slots=True)
-class Picture:
-    """One picture; `data` is whole, whatever parts it came in."""
-
-    position_s: float
-    data: bytes
-    torn: bool
-
-
-@dataclass(slots=True)
 class Gop:
     """A keyframe and the pictures that depend on it, in decoding order."""
 
-    pictures: list[Picture] = field(default_factory=list)
+    pictures: list[CodedPicture] = field(default_factory=list)
     size_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """A picture and what is needed to decode it.
-
-    `pictures` are the GOP's, in decoding order, from its keyframe to the picture at least; it is
-    the one at `index`. `shot_s` is on the monotonic clock.
-    """
-
-    pictures: tuple[bytes, ...]
-    index: int
-    shot_s: float
-    damaged: bool
-    timing_unsure: bool
 
 
 class PacketRing:
@@ -90,37 +64,31 @@ class PacketRing:
     def clear(self) -> None:
         """Forget pictures and timing: the stream's time base is a new one."""
         self._gops: deque[Gop] = deque()
-        self._delays: deque[float] = deque(maxlen=_ANCHOR_PACKETS)
+        self._clock = CameraClock()
         self._recent_s: deque[float] = deque(maxlen=_RECENT)
-        self._skip = _SKIPPED_PACKETS
-        self._last_delay_s = 0.0
-        self._first_arrival_s: float | None = None
-        self._last_arrival_s = 0.0
         self._newest_s: float | None = None
         self._previous_newest_s: float | None = None
         self._last_position_s: float | None = None
         self._size_bytes = 0
 
-    def append(
-        self, position_s: float, arrival_s: float, key: bool, packet: bytes, *, torn: bool = False
-    ) -> None:
-        """Add one picture as it came; `torn` when it lacks something."""
-        last = self._last_position_s
-        if last is not None and abs(position_s - last) < _SAME_PICTURE_S:
-            self._merge(packet, torn=torn)
+    def append(self, picture: CodedPicture) -> None:
+        """Add one picture as it came."""
+        last_s, position_s = self._last_position_s, picture.position_s
+        if last_s is not None and abs(position_s - last_s) < _SAME_PICTURE_S:
+            self._merge(picture)
             return
         self._pictures_seen += 1
-        if self._breaks_time_base(position_s, arrival_s):
+        if self._begins_new_time(position_s, picture.arrival_s):
             self.clear()
-        self._note_timing(position_s, arrival_s)
+        self._note_timing(position_s, picture.arrival_s)
         self._last_position_s = position_s
-        if key:
+        if picture.key:
             self._start_gop()
         if not self._gops:
             return
         gop = self._gops[-1]
-        gop.pictures.append(Picture(position_s, packet, torn))
-        self._grow(gop, len(packet))
+        gop.pictures.append(picture)
+        self._grow(gop, len(picture.data))
         self._trim()
 
     @property
@@ -132,7 +100,7 @@ class PacketRing:
     @property
     def newest_shot_s(self) -> float | None:
         """When the newest picture was shot, on the monotonic clock."""
-        return None if self._newest_s is None else self._newest_s + self._anchor_s()
+        return None if self._newest_s is None else self._clock.shot_s(self._newest_s)
 
     @property
     def has_pictures(self) -> bool:
@@ -153,17 +121,17 @@ class PacketRing:
         """Tell whether the picture nearest to `wanted_s` can no longer change."""
         reordered = self._merged or self._b_frames
         settled_s = self._previous_newest_s if reordered else self._newest_s
-        return settled_s is not None and settled_s + self._anchor_s() >= wanted_s
+        return settled_s is not None and self._clock.shot_s(settled_s) >= wanted_s
 
     def nearest(self, wanted_s: float, within_s: float) -> Choice | None:
         """Choose the picture shot nearest to `wanted_s`, undamaged if there is one in `within_s`.
 
         Returns `None` when the ring is empty.
         """
-        anchor_s = self._anchor_s()
+        offset_s = self._clock.offset_s
         candidates = sorted(
             (
-                (abs(picture.position_s + anchor_s - wanted_s), gop, index)
+                (abs(picture.position_s + offset_s - wanted_s), gop, index)
                 for gop, index, picture in self._pictures()
             ),
             key=lambda candidate: candidate[0],
@@ -184,14 +152,14 @@ class PacketRing:
 
         Those of one GOP share their pictures, so that it is decoded once.
         """
-        anchor_s = self._anchor_s()
+        offset_s = self._clock.offset_s
         found: list[Choice] = []
         for gop in self._gops:
             whole, start = self._undamaged(gop), gop.pictures[0].position_s
             indexes = [
                 index
                 for index, picture in enumerate(gop.pictures[:whole])
-                if abs(picture.position_s + anchor_s - wanted_s) <= within_s
+                if abs(picture.position_s + offset_s - wanted_s) <= within_s
                 and picture.position_s >= start
             ]
             if indexes:
@@ -203,16 +171,17 @@ class PacketRing:
         pictures = tuple(picture.data for picture in gop.pictures[: max(indexes) + 1])
         return [
             Choice(
+                codec=self._codec,
                 pictures=pictures,
                 index=index,
-                shot_s=gop.pictures[index].position_s + self._anchor_s(),
+                shot_s=self._clock.shot_s(gop.pictures[index].position_s),
                 damaged=damaged,
-                timing_unsure=not self._settled(),
+                timing_unsure=not self._clock.is_sure,
             )
             for index in indexes
         ]
 
-    def _pictures(self) -> Iterator[tuple[Gop, int, Picture]]:
+    def _pictures(self) -> Iterator[tuple[Gop, int, CodedPicture]]:
         """Yield what can be decoded: pictures shown before their keyframe can't be."""
         for gop in self._gops:
             start = gop.pictures[0].position_s
@@ -220,14 +189,15 @@ class PacketRing:
                 if picture.position_s >= start:
                     yield gop, index, picture
 
-    def _merge(self, packet: bytes, *, torn: bool) -> None:
+    def _merge(self, part: CodedPicture) -> None:
         """Add another part to the newest picture."""
         self._merged = True
         if self._gops:
-            picture = self._gops[-1].pictures[-1]
-            picture.data += packet
-            picture.torn |= torn
-            self._grow(self._gops[-1], len(packet))
+            gop = self._gops[-1]
+            whole = gop.pictures[-1]
+            torn = whole.torn or part.torn
+            gop.pictures[-1] = replace(whole, data=whole.data + part.data, torn=torn)
+            self._grow(gop, len(part.data))
 
     def _grow(self, gop: Gop, size_bytes: int) -> None:
         gop.size_bytes += size_bytes
@@ -252,14 +222,14 @@ class PacketRing:
             self._gops.clear()
             self._size_bytes = 0
 
-    def _breaks_time_base(self, position_s: float, arrival_s: float) -> bool:
-        last = self._last_position_s
-        if last is None or self._newest_s is None:
+    def _begins_new_time(self, position_s: float, arrival_s: float) -> bool:
+        """Tell whether the stream's time has jumped; B-frames step back a little, rightly."""
+        last_s = self._last_position_s
+        if last_s is None:
             return False
-        ahead_s = min(self._delays, default=self._last_delay_s) - (arrival_s - position_s)
-        if ahead_s > (_JUMP_S if self._settled() else _BURST_S):
+        if self._clock.contradicts(position_s, arrival_s):
             return True
-        step_s = position_s - last
+        step_s = position_s - last_s
         if step_s >= 0:
             return False
         if step_s > -_REORDER_S and not self._b_frames:
@@ -269,34 +239,17 @@ class PacketRing:
         return step_s <= -_REORDER_S or not self._b_frames
 
     def _note_timing(self, position_s: float, arrival_s: float) -> None:
-        self._last_delay_s = arrival_s - position_s
-        self._last_arrival_s = arrival_s
-        if self._skip:
-            self._skip -= 1
-        else:
-            if self._first_arrival_s is None:
-                self._first_arrival_s = arrival_s
-            self._delays.append(self._last_delay_s)
+        self._clock.note(position_s, arrival_s)
         self._recent_s.append(position_s)
         newest_s = self._newest_s
         if newest_s is None or position_s > newest_s:
             self._previous_newest_s = newest_s
             self._newest_s = position_s
 
-    def _anchor_s(self) -> float:
-        """Return what turns a position into the moment of its shot: the least delay of late."""
-        return min(self._delays, default=self._last_delay_s)
-
     def _intervals(self) -> list[float]:
         """Return the seconds between recent pictures, in the order they are shown."""
         shown = sorted(self._recent_s)
         return [later - earlier for earlier, later in pairwise(shown)]
-
-    def _settled(self) -> bool:
-        return (
-            self._first_arrival_s is not None
-            and self._last_arrival_s - self._first_arrival_s >= _SETTLE_S
-        )
 
     def _undamaged(self, gop: Gop) -> int:
         """Return how many pictures of `gop` come before the first that lacks something."""

@@ -49,7 +49,7 @@ class Verdict:
     flags: tuple[str, ...]
 
 
-def look_at(bgr: Bgr) -> Verdict:
+def judge(bgr: Bgr) -> Verdict:
     """Judge one picture."""
     small = reduced(bgr, _WIDTH)
     grey = np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY), np.uint8)

@@ -1,16 +1,16 @@
-"""Who waits for which moment of a camera, and the pictures held for them, across its sessions."""
+"""Who waits for which moment of a camera, and the pictures kept for them, across its sessions."""
 
 from __future__ import annotations
 
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from camera.frame_maker import Held
-from camera.packet_ring import Choice, PacketRing
+from camera.frame import Choice, Pin
+from camera.packet_ring import PacketRing
 from rtsp.nal_units import follows
 from rtsp.rtp import CodedPicture
 
@@ -18,29 +18,11 @@ _STALLED_S: Final = 1.5
 _MISSED_PERIODS: Final = 2.5  # a camera with less than a picture a second may be late by that
 _NEXT_PERIODS: Final = 1.5
 _LIVE_WAIT_S: Final = 1.0
+_LOOK_S: Final = 0.1
 
 
 class NoPictureError(Exception):
     """There is no picture near a moment, and there will be none."""
-
-
-class Pin:
-    """A moment somebody wants the picture of, kept from the ring's forgetting.
-
-    `held` is empty until the pictures within `within_s` of the moment can no longer change;
-    without `within_s` it is one, the nearest.
-    """
-
-    def __init__(self, wanted_s: float, within_s: float, fallback: Held | None) -> None:
-        self.wanted_s = wanted_s
-        self.within_s = within_s
-        self.fallback = fallback
-        self.held: Sequence[Held] = ()
-
-    @property
-    def settled_s(self) -> float:
-        """When the last picture that matters is shot."""
-        return self.wanted_s + self.within_s
 
 
 @dataclass(frozen=True)
@@ -54,7 +36,7 @@ class Pulse:
     ring_too_short: bool = False
 
 
-class Moments:
+class PinnedPictures:
     """Hold a camera's pictures of late and answer for any moment of them. Safe for threads.
 
     Moments are on the monotonic clock, in seconds, and the camera's own: its latency is added.
@@ -69,16 +51,17 @@ class Moments:
         near_s: float,
         patience_s: float,
         is_ending: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._keep_s = keep_s
         self._near_s = near_s
         self._patience_s = patience_s
         self._is_ending = is_ending
+        self._clock = clock
         self._changed = threading.Condition()
         self._ring: PacketRing | None = None
-        self._codec = ""
         self._began_s = 0.0
-        self._pins: list[Pin] = []
+        self._waiting: list[Pin] = []
         self._patient = True
 
     # The reader thread.
@@ -86,8 +69,7 @@ class Moments:
     def begin(self, codec: str) -> None:
         """Take the pictures of a new session: h264, h265 or mjpeg."""
         with self._changed:
-            self._codec = codec
-            self._began_s = time.monotonic()
+            self._began_s = self._clock()
             self._ring = PacketRing(
                 codec=codec, keep_s=self._keep_s, follows=follows if codec == "h264" else None
             )
@@ -95,72 +77,70 @@ class Moments:
     def end(self) -> None:
         """Forget the session's pictures, but for the nearest of each moment that is waited for."""
         with self._changed:
-            for pin in self._pins:
-                pin.fallback = _nearest_of(pin, self._hold(pin.wanted_s))
+            for pin in self._waiting:
+                pin.fallback = _nearest_of(pin, self._choose(pin.wanted_s))
             self._ring = None
             self._changed.notify_all()
 
     def append(self, picture: CodedPicture) -> None:
-        """Take a picture, and give it to who waited for it."""
+        """Take a picture, and give it to whoever waited for it."""
         with self._changed:
             ring = self._ring
             if ring is None:
                 return
-            ring.append(
-                picture.position_s,
-                picture.arrival_s,
-                picture.key,
-                picture.data,
-                torn=picture.torn,
-            )
-            for pin in self._pins:
+            ring.append(picture)
+            for pin in self._waiting:
                 if ring.covers(pin.settled_s):
-                    pin.held = self._hold_nearer(pin)
-            if any(pin.held for pin in self._pins):
-                self._pins = [pin for pin in self._pins if not pin.held]
+                    pin.choices = self._choose_for(pin)
+            if any(pin.choices for pin in self._waiting):
+                self._waiting = [pin for pin in self._waiting if not pin.choices]
                 self._changed.notify_all()
 
     # Any thread.
 
     def pin(self, wanted_s: float, within_s: float = 0.0) -> Pin:
-        """Hold the picture of a moment, past or to come, or all around it."""
+        """Keep the picture of a moment, past or to come, or all around it."""
         with self._changed:
-            nearest = self._hold(wanted_s)
+            nearest = self._choose(wanted_s)
             pin = Pin(wanted_s, within_s, nearest[0] if nearest else None)
             if self._ring is not None and self._ring.covers(pin.settled_s):
-                pin.held = self._hold(wanted_s, within_s) if within_s else nearest
-            if not pin.held:
-                self._pins.append(pin)
+                pin.choices = self._choose(wanted_s, within_s) if within_s else nearest
+            if not pin.choices:
+                self._waiting.append(pin)
             return pin
 
     def drop(self, pin: Pin) -> None:
-        """Let go of a pin that nobody will take; one that was taken is none any more."""
+        """Let go of a pin that nobody will take, if it still waits for its picture."""
         with self._changed:
-            if pin in self._pins:
-                self._pins.remove(pin)
+            if pin in self._waiting:
+                self._waiting.remove(pin)
 
-    def settle(self, pin: Pin, wait_at_most_s: float = math.inf) -> None:
-        """Wait until the pin holds its picture, or the best one when its own does not come.
+    def until_settled(self, pin: Pin) -> Iterator[Choice | None]:
+        """Wait until the pin has its picture, or the best one when its own does not come.
 
-        A live camera's comes at most 1 s after the moment, or never.
+        Meanwhile yields now and then what is nearest so far, `None` when nothing comes: the caller
+        may use the time, but should look at `pin.choices` often. A live camera's picture comes at
+        most 1 s after the moment, or never.
 
         Raises:
             NoPictureError: none is near that moment, or ever was.
         """
-        give_up_s = time.monotonic() + wait_at_most_s
-        with self._changed:
-            while not pin.held:
+        while not pin.choices:
+            with self._changed:
                 live = self.live()
-                patience_s = self._live_wait_s() if live else self._patience_s
-                now_s = time.monotonic()
-                wait_s = pin.settled_s + min(patience_s, self._patience_s) - now_s
-                if wait_s <= 0 or self._is_ending() or not (live or self._patient):
-                    self._pins.remove(pin)
-                    pin.held = (self._best_late(pin),)
-                elif now_s >= give_up_s:
+                best = _nearest_of(pin, self._choose(pin.wanted_s)) if live else None
+            yield best
+            with self._changed:
+                if pin.choices:
                     return
+                live = self.live()
+                patience_s = min(self._live_wait_s() if live else math.inf, self._patience_s)
+                wait_s = pin.settled_s + patience_s - self._clock()
+                if wait_s <= 0 or self._is_ending() or not (live or self._patient):
+                    self.drop(pin)
+                    pin.choices = (self._best_late(pin),)
                 else:
-                    self._changed.wait(min(wait_s, give_up_s - now_s, 0.1))
+                    self._changed.wait(min(wait_s, _LOOK_S))
 
     def give_up_waiting(self) -> None:
         """Let nobody wait any more for a camera that sends nothing."""
@@ -168,29 +148,16 @@ class Moments:
             self._patient = False
             self._changed.notify_all()
 
-    def best_yet(self, pin: Pin) -> Held | None:
-        """Return a pin's picture, or what there is now of one that a live camera will send."""
-        with self._changed:
-            if pin.held:
-                return pin.held[0]
-            return _nearest_of(pin, self._hold(pin.wanted_s)) if self.live() else None
-
-    def newest(self, until_s: float) -> Held | None:
-        """Return the picture of a live camera that is nearest to a moment that has been."""
-        with self._changed:
-            held = self._hold(until_s) if self.live() else ()
-            return held[0] if held else None
-
-    def around(self, pin: Pin) -> tuple[Held, ...]:
+    def around(self, pin: Pin) -> tuple[Choice, ...]:
         """Return what may stand in for a pinned picture that proves damaged."""
         with self._changed:
-            return self._hold(pin.wanted_s, self._near_s)
+            return self._choose(pin.wanted_s, self._near_s)
 
-    def nearest(self, pin: Pin) -> tuple[Held, ...]:
+    def nearest(self, pin: Pin) -> tuple[Choice, ...]:
         """Return the nearest undamaged picture, however far away."""
         with self._changed:
             found = self._ring.nearest(pin.wanted_s, math.inf) if self._ring else None
-            return (Held(found, self._codec),) if found else ()
+            return (found,) if found else ()
 
     def live(self) -> bool:
         """Tell whether pictures come that can be decoded."""
@@ -202,7 +169,7 @@ class Moments:
         """Return how long ago the newest picture was shot, or the session began without one."""
         with self._changed:
             shot_s = self._ring.newest_shot_s if self._ring is not None else None
-            return time.monotonic() - (self._began_s if shot_s is None else shot_s)
+            return self._clock() - (self._began_s if shot_s is None else shot_s)
 
     def is_late(self, age_s: float) -> bool:
         """Tell whether a newest picture of that age means that the camera has stopped."""
@@ -233,33 +200,32 @@ class Moments:
         """Return how long after its moment a live camera's picture may come."""
         return max(_LIVE_WAIT_S, _NEXT_PERIODS * self.period_s())
 
-    def _hold(self, wanted_s: float, within_s: float = 0.0) -> tuple[Held, ...]:
+    def _choose(self, wanted_s: float, within_s: float = 0.0) -> tuple[Choice, ...]:
         """Return the picture nearest to a moment, or all undamaged ones around it."""
         if self._ring is None:
             return ()
         around = self._ring.around(wanted_s, within_s) if within_s else ()
         nearest = self._ring.nearest(wanted_s, self._near_s)
-        choices: Sequence[Choice] = around or ((nearest,) if nearest else ())
-        return tuple(Held(choice, self._codec) for choice in choices)
+        return tuple(around) or ((nearest,) if nearest else ())
 
-    def _hold_nearer(self, pin: Pin) -> Sequence[Held]:
+    def _choose_for(self, pin: Pin) -> Sequence[Choice]:
         """Return what the ring has for a pin, or what an earlier session had if that is nearer."""
-        held = self._hold(pin.wanted_s, pin.within_s)
+        found = self._choose(pin.wanted_s, pin.within_s)
         fallback = pin.fallback
-        if not held or fallback is None or _nearest_of(pin, held) is not fallback:
-            return held
-        distance_s = min(abs(one.choice.shot_s - pin.wanted_s) for one in held)
-        return held if distance_s <= self._near_s else (fallback,)
+        if not found or fallback is None or _nearest_of(pin, found) is not fallback:
+            return found
+        distance_s = min(abs(choice.shot_s - pin.wanted_s) for choice in found)
+        return found if distance_s <= self._near_s else (fallback,)
 
-    def _best_late(self, pin: Pin) -> Held:
+    def _best_late(self, pin: Pin) -> Choice:
         """Return the nearest picture there ever was to a moment whose own did not come."""
-        best = _nearest_of(pin, self._hold(pin.wanted_s))
-        if best is None or abs(best.choice.shot_s - pin.wanted_s) > self._patience_s:
+        best = _nearest_of(pin, self._choose(pin.wanted_s))
+        if best is None or abs(best.shot_s - pin.wanted_s) > self._patience_s:
             raise NoPictureError
         return best
 
 
-def _nearest_of(pin: Pin, held: Sequence[Held]) -> Held | None:
+def _nearest_of(pin: Pin, choices: Sequence[Choice]) -> Choice | None:
     """Return the nearest of these and the pin's fallback."""
-    found = [one for one in (pin.fallback, *held) if one is not None]
-    return min(found, key=lambda one: abs(one.choice.shot_s - pin.wanted_s), default=None)
+    found = [one for one in (pin.fallback, *choices) if one is not None]
+    return min(found, key=lambda one: abs(one.shot_s - pin.wanted_s), default=None)

@@ -1,8 +1,7 @@
 """A camera's RTSP session kept open, what state it is in, and frames of its moments on demand.
 
-One reader thread a camera receives packets; it decodes but a session's first keyframe, for its
-size. A capture's thread decodes a single GOP's beginning, up to the picture it wants; while cars
-come, what would take long is decoded before the capture.
+One reader thread a camera receives pictures; of these it decodes only a session's first keyframe,
+for its size. A capture's thread decodes one GOP's beginning, up to the picture it wants.
 """
 
 from __future__ import annotations
@@ -11,12 +10,14 @@ import logging
 import random
 import threading
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from camera.decoder import set_up_opencv, size_of
-from camera.frame_maker import Frame, FrameMaker, PictureError, Shown
-from camera.pinned_pictures import Moments, NoPictureError, Pin
+from camera.frame import Choice, Frame, Pin, StreamError, StreamStatus
+from camera.frame_maker import FrameMaker, PictureError, Turn
+from camera.pinned_pictures import NoPictureError, PinnedPictures
 from config import CameraConfig, CaptureConfig
 from rtsp.dialogue import Diagnosis, RtspError
 from rtsp.session import RtspSession
@@ -32,8 +33,6 @@ _BACKOFF_START_S: Final = 0.5
 _BACKOFF_CAP_S: Final = 1.0
 _REFUSED_BACKOFF_S: Final = 60.0  # cameras lock an account after a few wrong passwords
 _EARLY_S: Final = 0.3  # a camera that hesitates longer must not keep others from decoding
-_CARS_COME_S: Final = 30.0  # after one; at a quiet gate nothing is decoded
-_AHEAD_EVERY_S: Final = 0.05
 _LONGEST_GOP_S: Final = 4.0
 _LONG_GOP_S: Final = 2.5
 _CODEC_HINT: Final = (
@@ -46,36 +45,6 @@ _SILENT: Final = Diagnosis(
 )
 
 
-class StreamError(Exception):
-    """No frame can be had. `reason` says why in words, `hint` what to do."""
-
-    def __init__(self, reason: str, hint: str = "") -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.hint = hint
-
-
-@dataclass(frozen=True)
-class StreamStatus:
-    """What is known of a camera right now; `state` is one of those in docs/architecture.md."""
-
-    state: str
-    error: str | None
-    hint: str | None
-    since_s: float
-    last_frame_age_s: float | None
-    fps: float | None
-    width: int | None
-    height: int | None
-    codec: str | None
-    gop_s: float | None
-    gop_too_long: bool
-    ring_too_short: bool
-    """The seconds that captures may reach back for don't fit into memory."""
-    advice: str | None
-    """What to change in the camera's settings."""
-
-
 class CameraStream(Worker):
     """Keep one camera's session open and answer for any moment of its last seconds.
 
@@ -83,10 +52,15 @@ class CameraStream(Worker):
     """
 
     def __init__(
-        self, camera: CameraConfig, capture: CaptureConfig, decode_slots: threading.Semaphore
+        self,
+        camera: CameraConfig,
+        capture: CaptureConfig,
+        decode_slots: threading.Semaphore,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(f"camera-{camera.name}")
         self.camera = camera
+        self._clock = clock
         self._settings = capture
         self._maker = FrameMaker(capture, decode_slots)
         self._latency_s = camera.latency_ms / 1000
@@ -96,16 +70,17 @@ class CameraStream(Worker):
         self.decoded_s = 0.0
         """When a picture was last decoded, on the monotonic clock."""
         self._codec = ""
-        self._moments = Moments(
+        self._pictures = PinnedPictures(
             keep_s=_keep_s(camera, capture),
             near_s=capture.max_offset_ms / 1000,
             patience_s=capture.timeout_s,
             is_ending=lambda: self.stopping,
+            clock=clock,
         )
         # Guarded by _lock, since captures and the web read them.
         self._lock = threading.Lock()
         self._state = "connecting"
-        self._since_s = time.monotonic()
+        self._since_s = self._clock()
         self._reason: str | None = None
         self._hint: str | None = None
         self._size: tuple[int, int] | None = None
@@ -124,7 +99,7 @@ class CameraStream(Worker):
         session, self._session = self._session, None
         if session is not None:
             session.close()
-        self._moments.end()
+        self._pictures.end()
 
     def _connect(self) -> float:
         url, transport = self.camera.url, self._settings.rtsp_transport
@@ -142,27 +117,27 @@ class CameraStream(Worker):
 
     def _begin(self, session: RtspSession) -> None:
         self._session = session
-        self._opened_s = time.monotonic()
+        self._opened_s = self._clock()
         self._codec, self._size = session.codec, None
-        self._moments.begin(session.codec)
+        self._pictures.begin(session.codec)
 
     def _read(self, session: RtspSession) -> float:
         try:
             for picture in session.read(_READ_TIMEOUT_S):
                 if picture.key and self._size is None:
                     self._size = size_of(self._codec, picture.data)
-                    self.decoded_s = time.monotonic()
-                self._moments.append(picture)
+                    self.decoded_s = self._clock()
+                self._pictures.append(picture)
         except RtspError as error:
             return self._lose(error.diagnosis.reason, error.diagnosis.hint)
-        age_s = self._moments.age_s()
-        is_late = self._moments.is_late(age_s)
+        age_s = self._pictures.age_s()
+        is_late = self._pictures.is_late(age_s)
         if is_late and age_s > _REOPEN_S:
             return self._lose(f"no new picture for {age_s:.0f} s", _SILENT.hint)
         if is_late:
             if self._state == "streaming":
                 self._enter("stalled", f"no new picture for {age_s:.1f} s", _SILENT.hint)
-        elif self._state != "streaming" and self._moments.live():
+        elif self._state != "streaming" and self._pictures.live():
             self._enter("streaming", None, None)
             self._attempts = 0
         return 0.0
@@ -171,7 +146,7 @@ class CameraStream(Worker):
         """End the session and return the seconds to wait before the next one."""
         self.close()
         self._enter("down", reason, hint, "; reconnecting")
-        if time.monotonic() - self._opened_s >= _SHORT_SESSION_S:
+        if self._clock() - self._opened_s >= _SHORT_SESSION_S:
             return 0.0
         self._attempts += 1
         return _backoff_s(self._attempts)
@@ -181,7 +156,7 @@ class CameraStream(Worker):
             before, before_reason = self._state, self._reason
             self._state, self._reason, self._hint = state, reason, hint
             if before != state:
-                self._since_s = time.monotonic()
+                self._since_s = self._clock()
         name = self.camera.name
         if state == "streaming":
             codec = self._codec.upper()
@@ -195,37 +170,38 @@ class CameraStream(Worker):
     # Any thread.
 
     def pin(self, moment_s: float, within_s: float = 0.0) -> Pin:
-        """Hold the picture of `moment_s` on the monotonic clock, past or to come.
+        """Keep the picture of `moment_s` on the monotonic clock, past or to come.
 
         With `within_s` it is the sharpest of the pictures that are no further away.
         """
-        return self._moments.pin(moment_s + self._latency_s, within_s)
+        return self._pictures.pin(moment_s + self._latency_s, within_s)
 
     def drop(self, pin: Pin) -> None:
-        """Let go of a pin that nobody will take; one that was taken is none any more."""
-        self._moments.drop(pin)
+        """Let go of a pin that nobody will take, if it still waits for its picture."""
+        self._pictures.drop(pin)
 
     def take(self, pin: Pin, *, urgent: bool = True) -> Frame:
         """Wait for the pinned picture and return it decoded.
 
         Blocks until the picture's successor came; on a live stream at most 1 s after the wanted
-        moment, on another at most `CAPTURE_TIMEOUT_S`. One that is not `urgent` leaves what was
-        decoded ahead to the next that is.
+        moment, on another at most `CAPTURE_TIMEOUT_S`. One that is `urgent` is decoded while its
+        end is still to come.
 
         Raises:
             StreamError: there is no picture near that moment.
         """
         try:
-            shown = self._take_early(pin) if urgent and not pin.within_s else None
-            self._moments.settle(pin)
-            self.decoded_s = time.monotonic()
-            frame = self._maker.frame(
-                pin.held,
-                pin.wanted_s,
-                shown=shown,
-                neighbours=lambda: self._moments.around(pin),
-                last_resort=lambda: self._moments.nearest(pin),
-            )
+            with self._maker.turn() as turn:
+                for nearest in self._pictures.until_settled(pin):
+                    if urgent and nearest is not None and not pin.within_s:
+                        self._decode_early(turn, pin, nearest)
+                self.decoded_s = self._clock()
+                frame = turn.frame(
+                    pin.choices,
+                    pin.wanted_s,
+                    neighbours=lambda: self._pictures.around(pin),
+                    last_resort=lambda: self._pictures.nearest(pin),
+                )
         except NoPictureError as error:
             with self._lock:
                 reason = self._reason or "no picture from the camera yet"
@@ -235,63 +211,28 @@ class CameraStream(Worker):
         self._size = (frame.width, frame.height)
         return replace(frame, shot_s=frame.shot_s - self._latency_s)
 
-    def _take_early(self, pin: Pin) -> Shown | None:
-        """Decode what is there while the pinned picture is still to come."""
-        moments, maker = self._moments, self._maker
-        moments.settle(pin, pin.settled_s - _EARLY_S - time.monotonic())
-        held = moments.best_yet(pin)
-        comes_s = pin.settled_s + moments.period_s()
-        early = None
-        if held is not None:
-            early = maker.begin_early(held, max(0.0, comes_s - time.monotonic()))
-        if early is None:
-            moments.settle(pin)
-            early = maker.begin_early(pin.held[0])
-        if early is None:
-            return None
-        until_s = time.monotonic() + _EARLY_S
-        try:
-            early.decode_while(lambda: not pin.held and time.monotonic() < until_s)
-            moments.settle(pin, until_s - time.monotonic())
-        finally:
-            shown = early.end(pin.held[0] if pin.held else None)
-        return shown
-
-    def get_ready(self, captured_s: float) -> float | None:
-        """Decode some of what the next capture will need, while cars come.
-
-        Returns the seconds until there is more to do, `None` when there is nothing to do before
-        the next capture.
-        """
-        now_s = time.monotonic()
-        if self._codec == "mjpeg" or self._settings.best_within_ms:
-            return None
-        newest = None
-        if now_s - captured_s <= _CARS_COME_S:
-            newest = self._moments.newest(now_s + min(0, self.camera.offset_ms) / 1000)
-        if newest is None:
-            has_changed = self._maker.rest()
+    def _decode_early(self, turn: Turn, pin: Pin, nearest: Choice) -> None:
+        """Use the time around the pinned moment, no other: others may want to decode."""
+        comes_in_s = pin.settled_s - self._clock()
+        if abs(comes_in_s) > _EARLY_S:
+            turn.give_up()
         else:
-            pulse = self._moments.pulse()
-            period_s, gop_s = pulse.period_s or 0.0, pulse.gop_s or 0.0
-            has_changed = self._maker.decode_ahead(newest, period_s, gop_s)
-        if has_changed:
-            self.decoded_s = now_s
-        return _AHEAD_EVERY_S if now_s - captured_s <= _CARS_COME_S else None
+            wait_s = comes_in_s + self._pictures.period_s()
+            turn.decode_early(nearest, wait_s, lambda: not pin.choices)
 
     def give_up_waiting(self) -> None:
         """Let nobody wait any more for a camera that sends nothing."""
-        self._moments.give_up_waiting()
+        self._pictures.give_up_waiting()
 
     def status(self) -> StreamStatus:
         """Return what is known right now, the age of the newest picture with it."""
-        pulse, size, codec = self._moments.pulse(), self._size, self._codec
+        pulse, size, codec = self._pictures.pulse(), self._size, self._codec
         with self._lock:
             state, since_s, reason, hint = self._state, self._since_s, self._reason, self._hint
         age_s = None
         if pulse.newest_shot_s is not None:
-            age_s = max(0.0, time.monotonic() - pulse.newest_shot_s)
-            if state == "streaming" and self._moments.is_late(age_s):
+            age_s = max(0.0, self._clock() - pulse.newest_shot_s)
+            if state == "streaming" and self._pictures.is_late(age_s):
                 state, reason, hint = "stalled", f"no new picture for {age_s:.1f} s", _SILENT.hint
         return StreamStatus(
             state=state,

@@ -44,7 +44,7 @@ class Unit:
     is_delimiter: bool = False
 
 
-def look_at(unit: bytes, codec: str) -> Unit:
+def identify(unit: bytes, codec: str) -> Unit:
     """Tell what a NAL unit without start code is; `codec` is h264 or h265."""
     if len(unit) < (2 if codec == "h264" else 3):
         return Unit()
@@ -78,7 +78,7 @@ def look_at(unit: bytes, codec: str) -> Unit:
 
 def holds_slice(picture: bytes, codec: str) -> bool:
     """Tell whether there is a part of a picture in Annex B, not just what goes with one."""
-    return any(look_at(unit, codec).is_slice for unit in picture.split(START_CODE[1:]))
+    return any(identify(unit, codec).is_slice for unit in picture.split(START_CODE[1:]))
 
 
 class _Bits:
@@ -116,10 +116,10 @@ def follows(keyframe: bytes, earlier: bytes, later: bytes) -> bool:
     All are in Annex B, the keyframe with its parameter sets.
     """
     try:
-        sps = next(u for u in keyframe.split(START_CODE) if look_at(u, "h264").is_sps)
+        sps = next(u for u in keyframe.split(START_CODE) if identify(u, "h264").is_sps)
         width = _frame_number_bits(sps)
         one, other = (
-            next(u for u in picture.split(START_CODE) if look_at(u, "h264").is_slice)
+            next(u for u in picture.split(START_CODE) if identify(u, "h264").is_slice)
             for picture in (earlier, later)
         )
         is_reference = bool(one[0] & 0x60)

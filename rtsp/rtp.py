@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from rtsp.nal_units import START_CODE, is_intra, look_at
+from rtsp.nal_units import START_CODE, identify, is_intra
 from rtsp.rtp_jpeg import JpegAssembler
 
 _HEADER_BYTES: Final = 12
@@ -164,7 +164,7 @@ class NalAssembler:
         """By their kind, the latest that came."""
         self._sets_here: dict[int, list[bytes]] = {}
         for unit in parameter_sets:
-            self._sets.setdefault(look_at(unit, codec).kind, []).append(unit)
+            self._sets.setdefault(identify(unit, codec).kind, []).append(unit)
         self._sets_come = False
         self._units: list[bytes] = []
         self._fragments: list[bytes] = []
@@ -269,7 +269,7 @@ class NalAssembler:
             self._add_unit(unit)
 
     def _add_unit(self, unit: bytes) -> None:
-        seen = look_at(unit, self._codec)
+        seen = identify(unit, self._codec)
         # Sets between two slices of one picture make a decoder take the second for another one.
         if seen.is_delimiter or (seen.is_set and self._has_slice):
             return

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from camera.stream import StreamStatus
+from camera.frame import StreamStatus
 from gpio_service import GpioStatus
 from uploader import UploadStatus
 

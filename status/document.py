@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from camera.stream import CameraStream, StreamStatus
+from camera.frame import StreamStatus
+from camera.stream import CameraStream
 from cleanup_service import CleanupService
 from config import Config
 from gpio_service import GpioService

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from camera.stream import CameraStream, StreamError
+from camera.frame import StreamError
+from camera.stream import CameraStream
 from tests.rigs.clips import clip
 from tests.rigs.line import Line
 from tests.rigs.rtsp import RtspServer

@@ -7,8 +7,7 @@ import time
 
 import pytest
 
-from camera import frame_maker
-from camera.stream import StreamError
+from camera.frame import StreamError
 from tests.rigs.clips import clip
 from tests.rigs.rtsp import RtspServer
 from tests.rigs.streams import JITTER_S, PERIOD_S, number_of, settle, stream_of, wait_for_state
@@ -113,37 +112,6 @@ def test_a_busy_camera_gives_each_edge_its_own_moment() -> None:
             number = number_of(stream.take(pin))
             assert number is not None
             assert abs(server.offset_of("/cam", number, edge_s)) <= PERIOD_S / 2 + JITTER_S
-
-
-@pytest.mark.parametrize(
-    "kind",
-    ["h265-1080p25-gop50", "h264-720p25-gop125", "h264-720p25-gop50-bframes", "mjpeg-720p25"],
-)
-def test_between_captures_the_next_one_is_decoded_ahead(
-    kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(frame_maker, "_LEFT_S", 0.01)
-    monkeypatch.setattr(frame_maker, "_AHEAD_SHARE", 100)  # however slow this machine is
-    monkeypatch.setattr(frame_maker, "_SLOWEST_S", 10)
-    monkeypatch.setattr(frame_maker, "_WORTH", 0)
-    with RtspServer({"/cam": clip(kind)}) as server, stream_of(server.url("/cam")) as stream:
-        settle(stream)
-        turns = 0
-        for _ in range(8):
-            edge_s = time.monotonic()
-            frame = stream.take(stream.pin(edge_s))
-            captured_s = time.monotonic()
-            number = number_of(frame)
-            assert number is not None, "the picture is smeared"
-            assert abs(server.offset_of("/cam", number, edge_s)) <= PERIOD_S / 2 + JITTER_S
-            assert frame.flags == ()
-            while time.monotonic() < captured_s + 0.55:
-                before_s = stream.decoded_s
-                pause_s = stream.get_ready(captured_s)
-                turns += stream.decoded_s > before_s
-                stream.pause(pause_s or 0.55)
-        assert (turns > 8) == (kind != "mjpeg-720p25")
-        assert stream.get_ready(time.monotonic() - 31) is None
 
 
 def test_a_frozen_camera_is_stalled_and_recovers() -> None:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 import config
-from camera.frame_maker import Frame
+from camera.frame import Frame
 from camera.stream import CameraStream
 from tests.rigs.clips import read_frame_number
 

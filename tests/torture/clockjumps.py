@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.gates import Gate, report
-from camera.frame_maker import Frame
-from camera.pinned_pictures import Pin
+from camera.frame import Frame, Pin
 from capture_service import CaptureService, CaptureTicket
 from cleanup_service import CleanupService
 from clock_service import ClockService

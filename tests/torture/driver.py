@@ -27,9 +27,7 @@ from select import select
 from types import TracebackType
 from typing import Any, Final, Self
 
-from camera.frame_maker import Frame
-from camera.pinned_pictures import Pin
-from camera.stream import StreamError
+from camera.frame import Frame, Pin, StreamError
 from capture_service import CaptureService
 from cleanup_service import CleanupService
 from config import CameraConfig, CleanupConfig

@@ -18,9 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from camera.frame_maker import Frame
-from camera.pinned_pictures import Pin
-from camera.stream import StreamError
+from camera.frame import Frame, Pin, StreamError
 from capture_service import CaptureService
 from cleanup_service import CleanupService
 from config import CleanupConfig, parse

@@ -14,9 +14,7 @@ import pytest
 
 import capture_service
 import config
-from camera.frame_maker import Frame
-from camera.pinned_pictures import Pin
-from camera.stream import StreamError
+from camera.frame import Frame, Pin, StreamError
 from capture_service import CaptureService
 from runtime.clock import Clock
 from runtime.stats import Stats

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from camera.frame_maker import Frame
+from camera.frame import Frame, StreamError
 from camera.latest_frame import LiveView
-from camera.stream import StreamError
 
 
 class FakeStream:

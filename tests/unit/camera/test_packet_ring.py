@@ -14,7 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from camera.packet_ring import Choice, PacketRing
+from camera.frame import Choice
+from camera.packet_ring import PacketRing
+from rtsp.rtp import CodedPicture
 
 BASE_S = 1000.0
 PERIOD_S = 0.04
@@ -54,9 +56,13 @@ def stream(
     return packets
 
 
+def coded(packet: Packet, *, torn: bool = False) -> CodedPicture:
+    return CodedPicture(packet.position_s, packet.arrival_s, packet.key, packet.data, torn)
+
+
 def feed(ring: PacketRing, packets: Iterable[Packet]) -> None:
     for packet in packets:
-        ring.append(packet.position_s, packet.arrival_s, packet.key, packet.data)
+        ring.append(coded(packet))
 
 
 def filled(packets: Iterable[Packet], codec: str = "h264") -> PacketRing:
@@ -326,7 +332,7 @@ def test_a_torn_part_makes_the_picture_torn() -> None:
     packets = in_parts(60)
     ring = PacketRing(codec="h264")
     for number, p in enumerate(packets):
-        ring.append(p.position_s, p.arrival_s, p.key, p.data, torn=number == 105)
+        ring.append(coded(p, torn=number == 105))
     assert ring.nearest(packets[110].shot_s, 0.01).damaged  # type: ignore[union-attr]
     assert not nearest(ring, packets[102].shot_s).damaged
 
@@ -438,7 +444,7 @@ def test_the_period_is_that_of_the_last_pictures_whatever_was_lost() -> None:
 def torn_at(number: int, count: int = 50) -> PacketRing:
     ring = PacketRing(codec="h264")
     for n, p in enumerate(stream(count)):
-        ring.append(p.position_s, p.arrival_s, p.key, p.data, torn=n == number)
+        ring.append(coded(p, torn=n == number))
     return ring
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from camera.decoder import Bgr
-from camera.picture_checks import FreezeWatch, look_at
+from camera.picture_checks import FreezeWatch, judge
 
 CLIPS = sorted((Path(__file__).parents[3] / "demo" / "clips").glob("*.h264"))
 
@@ -37,24 +37,24 @@ def toned(picture: Bgr, gain: float, lift: float) -> Bgr:
 
 
 def test_a_good_picture_has_no_flag(picture: Bgr) -> None:
-    assert look_at(picture).flags == ()
+    assert judge(picture).flags == ()
 
 
 @pytest.mark.parametrize(("gain", "lift"), [(0.35, 4.0), (0.15, 150.0), (1.0, 60.0)])
 def test_dusk_fog_and_glare_are_no_faults(picture: Bgr, gain: float, lift: float) -> None:
-    assert look_at(toned(picture, gain, lift)).flags == ()
+    assert judge(toned(picture, gain, lift)).flags == ()
 
 
 def test_a_night_with_one_lamp_is_not_black(picture: Bgr) -> None:
     night = toned(picture, 0.05, 2.0)
     height, width = night.shape[:2]
     night[: height // 12, : width // 12] = 250
-    assert "black" not in look_at(night).flags
+    assert "black" not in judge(night).flags
 
 
 @pytest.mark.parametrize("level", [0, 16, 24])
 def test_black_is_seen(picture: Bgr, level: int) -> None:
-    assert look_at(toned(np.zeros_like(picture), 0.0, level)).flags == ("black",)
+    assert judge(toned(np.zeros_like(picture), 0.0, level)).flags == ("black",)
 
 
 @pytest.mark.parametrize("level", [128, 130])
@@ -62,14 +62,14 @@ def test_black_is_seen(picture: Bgr, level: int) -> None:
 def test_a_part_without_data_is_smeared(picture: Bgr, level: int, share: float) -> None:
     torn = picture.copy()
     torn[round(picture.shape[0] * (1 - share)) :] = level
-    assert look_at(torn).flags == ("smeared",)
+    assert judge(torn).flags == ("smeared",)
 
 
 def test_a_last_row_drawn_on_and_on_is_smeared(picture: Bgr) -> None:
     torn = picture.copy()
     row = picture.shape[0] * 6 // 10
     torn[row:] = torn[row]
-    assert look_at(torn).flags == ("smeared",)
+    assert judge(torn).flags == ("smeared",)
 
 
 def test_colour_bars_are_no_fault() -> None:
@@ -77,10 +77,10 @@ def test_colour_bars_are_no_fault() -> None:
     bars = np.repeat(np.linspace(20, 235, 8).astype(np.uint8), 160)
     pattern = np.empty((720, 1280, 3), np.uint8)
     pattern[:480], pattern[480:] = bars[:, None], bars[::-1, None]
-    assert "smeared" not in look_at(pattern).flags
+    assert "smeared" not in judge(pattern).flags
     pattern[:] = bars[:, None]
     pattern[:300:7, ::11] = 128  # something moves in front of them
-    assert "smeared" not in look_at(pattern).flags
+    assert "smeared" not in judge(pattern).flags
 
 
 @pytest.mark.parametrize("level", [128, 130])
@@ -90,26 +90,26 @@ def test_a_grey_wall_is_no_fault(picture: Bgr, level: int, deviation: float) -> 
     height = wall.shape[0] // 2
     grain = np.random.default_rng(1).normal(0, deviation, (height, wall.shape[1], 1))
     wall[:height] = np.round(level + grain).astype(np.uint8)
-    assert look_at(wall).flags == ()
+    assert judge(wall).flags == ()
 
 
 def test_a_picture_out_of_focus_is_blurred_and_less_sharp(picture: Bgr) -> None:
     blurred = np.asarray(cv2.GaussianBlur(picture, (0, 0), 6), np.uint8)
-    assert look_at(blurred).flags == ("blurred",)
-    assert look_at(blurred).sharpness < look_at(picture).sharpness / 10
+    assert judge(blurred).flags == ("blurred",)
+    assert judge(blurred).sharpness < judge(picture).sharpness / 10
 
 
 @pytest.mark.parametrize("size", [(352, 288), (640, 480), (1920, 1080), (2688, 1520), (64, 64)])
 def test_any_size_can_be_judged(size: tuple[int, int]) -> None:
     width, height = size
-    found = look_at(np.random.default_rng(1).integers(0, 255, (height, width, 3), np.uint8))
+    found = judge(np.random.default_rng(1).integers(0, 255, (height, width, 3), np.uint8))
     assert found.flags == ()
     assert found.small.shape[1] == 640
 
 
 def test_the_same_picture_for_a_second_is_frozen() -> None:
     watch = FreezeWatch()
-    one, other = (look_at(frame).grey for frame in frames(CLIPS[0], 30)[::29])
+    one, other = (judge(frame).grey for frame in frames(CLIPS[0], 30)[::29])
     assert [watch.is_frozen(one, shot_s) for shot_s in (10.0, 10.5, 11.0, 12.0)] == [
         *(False, False, True, True)
     ]
@@ -123,7 +123,7 @@ def test_two_encodings_of_one_picture_are_the_same() -> None:
     for shot_s, quality in ((0.0, 95), (2.0, 80)):
         jpeg = cv2.imencode(".jpg", frames(CLIPS[0], 1)[0], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
         bgr = np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_COLOR), np.uint8)
-        found.append(watch.is_frozen(look_at(bgr).grey, shot_s))
+        found.append(watch.is_frozen(judge(bgr).grey, shot_s))
     assert found == [False, True]
 
 
@@ -131,8 +131,7 @@ def test_noise_alone_is_life() -> None:
     watch = FreezeWatch()
     still = frames(CLIPS[0], 1)[0].astype(np.float64)
     looks = [
-        look_at(np.clip(still + noise(still.shape, seed), 0, 255).astype(np.uint8))
-        for seed in (1, 2)
+        judge(np.clip(still + noise(still.shape, seed), 0, 255).astype(np.uint8)) for seed in (1, 2)
     ]
     assert [watch.is_frozen(look.grey, s) for look, s in zip(looks, (0.0, 5.0), strict=True)] == [
         *(False, False)
@@ -143,4 +142,4 @@ def test_a_camera_that_changes_its_size_is_not_frozen() -> None:
     watch = FreezeWatch()
     for shot_s, size in ((0.0, (1280, 720)), (5.0, (640, 480))):
         black = np.zeros((size[1], size[0], 3), np.uint8)
-        assert not watch.is_frozen(look_at(black).grey, shot_s)
+        assert not watch.is_frozen(judge(black).grey, shot_s)

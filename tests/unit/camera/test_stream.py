@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import threading
-import time
+from collections.abc import Sequence
 
 import pytest
 
 import config
 from camera import frame_maker
-from camera import stream as rtsp_stream
-from camera.frame_maker import EarlyFrame, FrameMaker, Held
-from camera.pinned_pictures import Pin
+from camera import stream as camera_stream
+from camera.decoder import Decoded, GopDecoder
+from camera.frame import StreamError
 from camera.stream import CameraStream
 from rtsp.rtp import CodedPicture
 from tests.rigs.gops import h265
@@ -19,22 +19,46 @@ from tests.rigs.gops import h265
 PERIOD_S = 0.04
 
 
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
 class Session:
-    """Has received pictures at a rate until some time ago, and nothing since."""
+    """Has received these pictures, and nothing since."""
 
-    codec = "h264"
-
-    def __init__(self, period_s: float, age_s: float) -> None:
-        last_s = time.monotonic() - age_s
-        moments_s = [last_s - n * period_s for n in reversed(range(12))]
-        self._pictures = [CodedPicture(s, s, n == 0, b"x", False) for n, s in enumerate(moments_s)]
+    def __init__(self, codec: str, pictures: Sequence[CodedPicture]) -> None:
+        self.codec = codec
+        self._pictures = list(pictures)
 
     def read(self, _timeout_s: float) -> list[CodedPicture]:
         pictures, self._pictures = self._pictures, []
         return pictures
 
+    def send(self, picture: CodedPicture) -> None:
+        self._pictures.append(picture)
+
     def close(self) -> None:
         pass
+
+
+def stream_with(
+    session: Session,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    slots: threading.Semaphore | None = None,
+    **settings: str,
+) -> CameraStream:
+    """Return a stream that has opened the session and taken its pictures."""
+    monkeypatch.setattr(camera_stream, "RtspSession", lambda *_: session)
+    parsed = config.parse({"CAMERA_1_RTSP": "rtsp://camera/x", **settings})
+    stream = CameraStream(parsed.cameras[0], parsed.capture, slots or threading.Semaphore(1), clock)
+    stream.step()
+    stream.step()
+    return stream
 
 
 @pytest.mark.parametrize(
@@ -53,150 +77,198 @@ class Session:
 def test_a_slow_camera_is_given_the_time_that_it_takes(
     monkeypatch: pytest.MonkeyPatch, fps: float, age_s: float, state: str
 ) -> None:
-    session = Session(1 / fps, 0.0)
-    monkeypatch.setattr(rtsp_stream, "RtspSession", lambda *_: session)
-    parsed = config.parse({"CAMERA_1_RTSP": "rtsp://camera/x"})
-    stream = CameraStream(parsed.cameras[0], parsed.capture, threading.Semaphore(1))
-    stream.step()
-    stream.step()
+    clock = Clock()
+    moments_s = [clock.now_s - n / fps for n in reversed(range(12))]
+    pictures = [CodedPicture(s, s, n == 0, b"x", False) for n, s in enumerate(moments_s)]
+    stream = stream_with(Session("h264", pictures), clock, monkeypatch)
     assert stream.status().state == "streaming"
-    now_s = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now_s + age_s)
+    clock.now_s += age_s
     stream.step()
     assert stream.status().state == state
     stream.close()
 
 
-class Gop:
-    """Has received the first pictures of a GOP at 25 a second, the last of them just now."""
-
-    codec = "h265"
-
-    def __init__(self, count: int) -> None:
-        self.began_s = time.monotonic() - (count - 1) * PERIOD_S
-        self._pictures = [self._picture(number) for number in range(count)]
-        self._next = count
-
-    def _picture(self, number: int) -> CodedPicture:
-        shot_s = self.began_s + number * PERIOD_S
-        return CodedPicture(number * PERIOD_S, shot_s, number == 0, h265()[number], False)
-
-    def send(self) -> None:
-        self._pictures.append(self._picture(self._next))
-        self._next += 1
-
-    def read(self, _timeout_s: float) -> list[CodedPicture]:
-        pictures, self._pictures = self._pictures, []
-        return pictures
-
-    def close(self) -> None:
-        pass
+def gop(clock: Clock, count: int) -> list[CodedPicture]:
+    """Make a GOP's first pictures at 25 a second, the last of them shot just now."""
+    return [
+        CodedPicture(
+            position_s=number * PERIOD_S,
+            arrival_s=clock.now_s - (count - 1 - number) * PERIOD_S,
+            key=number == 0,
+            data=h265()[number],
+            torn=False,
+        )
+        for number in range(count)
+    ]
 
 
-class Site:
-    """A camera with 45 pictures of a GOP; whatever is over 2 ms of decoding is done ahead."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, **settings: str) -> None:
-        monkeypatch.setattr(frame_maker, "_LEFT_S", 0.002)
-        monkeypatch.setattr(frame_maker, "_WORTH", 0.0)
-        monkeypatch.setattr(frame_maker, "_SLOWEST_S", 10.0)
-        monkeypatch.setattr(frame_maker, "_AHEAD_SHARE", 100.0)
-        monkeypatch.setattr(frame_maker, "_TURN_S", 100.0)
-        self.slots = threading.Semaphore(1)
-        self.session = Gop(45)
-        monkeypatch.setattr(rtsp_stream, "RtspSession", lambda *_: self.session)
-        parsed = config.parse({"CAMERA_1_RTSP": "rtsp://camera/x", **settings})
-        self.stream = CameraStream(parsed.cameras[0], parsed.capture, self.slots)
-        self.stream.step()
-        self.stream.step()
-        self.ahead: list[int] = []
-        begin_early = FrameMaker.begin_early
-
-        def spy(maker: FrameMaker, held: Held, wait_s: float | None = None) -> EarlyFrame | None:
-            early = begin_early(maker, held, wait_s)
-            if early is not None:
-                self.ahead.append(early.fed)
-            return early
-
-        monkeypatch.setattr(FrameMaker, "begin_early", spy)
-        self.stream.take(self.pin(30))  # that tells how long a picture takes
-        assert self.ahead.pop() == 0
-
-    def pin(self, number: int) -> Pin:
-        return self.stream.pin(self.session.began_s + number * PERIOD_S)
-
-    def get_ready(self) -> float | None:
-        return self.stream.get_ready(time.monotonic())
+@pytest.mark.parametrize("latency_ms", [0, 80, 400])
+def test_a_camera_s_latency_shifts_the_moment_and_not_the_offset(
+    monkeypatch: pytest.MonkeyPatch, latency_ms: int
+) -> None:
+    """What is seen at a moment comes out of the camera that much later."""
+    clock = Clock()
+    pictures = gop(clock, 40)
+    session = Session("h265", pictures)
+    stream = stream_with(session, clock, monkeypatch, CAMERA_1_LATENCY_MS=str(latency_ms))
+    edge_s = pictures[20].arrival_s
+    plain = stream_with(Session("h265", pictures), clock, monkeypatch)
+    later = plain.take(plain.pin(edge_s + latency_ms / 1000))
+    frame = stream.take(stream.pin(edge_s))
+    assert frame.jpeg == later.jpeg
+    assert frame.shot_s == pytest.approx(edge_s, abs=PERIOD_S / 2)
+    assert "stale" not in frame.flags
 
 
-def test_a_picture_that_is_there_goes_on_from_what_was_decoded_ahead(
+@pytest.mark.parametrize(("distance_s", "stale"), [(0.0, False), (0.24, False), (0.3, True)])
+def test_what_is_far_from_the_moment_is_stale(
+    monkeypatch: pytest.MonkeyPatch, distance_s: float, stale: bool
+) -> None:
+    clock = Clock()
+    pictures = gop(clock, 40)
+    stream = stream_with(Session("h265", pictures), clock, monkeypatch)
+    stream.give_up_waiting()
+    clock.now_s += 3.0
+    frame = stream.take(stream.pin(pictures[-1].arrival_s + distance_s))
+    assert ("stale" in frame.flags) == stale
+    assert frame.shot_s == pytest.approx(pictures[-1].arrival_s)
+
+
+def test_a_silent_camera_is_not_waited_for_when_the_program_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    site = Site(monkeypatch)
-    assert site.get_ready() == 0.05
-    frame = site.stream.take(site.pin(44))
-    assert site.ahead[0] > 20
-    assert "damaged" not in frame.flags
+    clock = Clock()
+    stream = stream_with(Session("h265", []), clock, monkeypatch)
+    pin = stream.pin(clock.now_s)
+    failures: list[StreamError] = []
 
+    def take() -> None:
+        try:
+            stream.take(pin)
+        except StreamError as error:
+            failures.append(error)
 
-def test_so_does_one_that_waited_for_another_camera_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    site = Site(monkeypatch)
-    site.get_ready()
-    frames = []
-    with site.slots:
-        pin = site.pin(45)
-        taker = threading.Thread(target=lambda: frames.append(site.stream.take(pin)))
-        taker.start()
-        site.session.send()
-        site.session.send()
-        site.stream.step()
-        taker.join(0.3)
-        assert taker.is_alive()
+    taker = threading.Thread(target=take)
+    taker.start()
+    taker.join(0.3)  # the clock stands still: it would wait for ever
+    assert taker.is_alive()
+    stream.give_up_waiting()
     taker.join(10)
-    assert len(frames) == 1
-    assert site.ahead[0] > 20
+    assert [failure.reason for failure in failures] == ["no picture from the camera yet"]
 
 
-def test_a_look_at_the_camera_leaves_it_for_the_next_capture(
+def test_a_picture_still_to_come_is_decoded_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    pictures = gop(clock, 41)
+    session = Session("h265", pictures[:40])
+    clock.now_s = pictures[39].arrival_s
+    stream = stream_with(session, clock, monkeypatch)
+    decoded = threading.Event()
+    frames = []
+
+    class Decoder(GopDecoder):
+        fed = 0
+
+        def feed(self, picture: bytes) -> list[Decoded]:
+            Decoder.fed += 1
+            found = super().feed(picture)
+            if Decoder.fed == 40:
+                decoded.set()
+            return found
+
+    monkeypatch.setattr(frame_maker, "GopDecoder", Decoder)
+    taker = threading.Thread(
+        target=lambda: frames.append(stream.take(stream.pin(pictures[40].arrival_s)))
+    )
+    taker.start()
+    assert decoded.wait(10), "nothing was decoded before the picture came"
+    assert not frames
+    clock.now_s = pictures[40].arrival_s
+    session.send(pictures[40])
+    stream.step()
+    taker.join(10)
+    assert Decoder.fed == 41, "what was decoded meanwhile is decoded once"
+    assert "damaged" not in frames[0].flags
+    assert frames[0].shot_s == pytest.approx(pictures[40].arrival_s)
+
+
+def test_a_camera_that_hesitates_does_not_keep_others_from_decoding(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    site = Site(monkeypatch)
-    site.get_ready()
-    site.stream.take(site.pin(44), urgent=False)
-    site.stream.take(site.pin(44))
-    assert site.ahead[0] > 20
+    clock = Clock()
+    pictures = gop(clock, 10)
+    slots = threading.Semaphore(1)
+    stream = stream_with(Session("h265", pictures), clock, monkeypatch, slots)
+    wanted_s = clock.now_s + 0.2
+    begun = threading.Event()
+
+    class Decoder(GopDecoder):
+        def feed(self, picture: bytes) -> list[Decoded]:
+            begun.set()
+            return super().feed(picture)
+
+    monkeypatch.setattr(frame_maker, "GopDecoder", Decoder)
+    pin = stream.pin(wanted_s)
+    taker = threading.Thread(target=lambda: stream.take(pin))
+    taker.start()
+    assert begun.wait(10)
+    assert not slots.acquire(blocking=False), "its picture may come at any moment"
+    clock.now_s = wanted_s + 0.31
+    assert slots.acquire(timeout=10)
+    assert taker.is_alive()
+    slots.release()
+    clock.now_s = wanted_s + 6
+    taker.join(10)
+    assert not taker.is_alive()
 
 
-def test_what_is_decoded_ahead_is_what_an_offset_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    site = Site(monkeypatch, CAMERA_1_CAPTURE_OFFSET_MS="-800")
-    site.get_ready()
-    site.stream.take(site.pin(38))
-    assert 10 < site.ahead[0] <= 38
+def test_nothing_is_decoded_long_before_a_moment_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    stream = stream_with(Session("h265", gop(clock, 10)), clock, monkeypatch)
+    fed: list[bytes] = []
+
+    class Decoder(GopDecoder):
+        def feed(self, picture: bytes) -> list[Decoded]:
+            fed.append(picture)
+            return super().feed(picture)
+
+    monkeypatch.setattr(frame_maker, "GopDecoder", Decoder)
+    pin = stream.pin(clock.now_s + 1.0)
+    taker = threading.Thread(target=lambda: stream.take(pin))
+    taker.start()
+    taker.join(0.3)
+    assert taker.is_alive()
+    assert fed == []
+    clock.now_s += 7
+    taker.join(10)
+    assert len(fed) == 10
 
 
-@pytest.mark.parametrize("why", ["no car for long", "the camera hangs", "the session ended"])
-def test_what_was_decoded_ahead_is_given_up(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
-    site = Site(monkeypatch)
-    site.get_ready()
-    captured_s = decoded_s = site.stream.decoded_s
-    if why == "no car for long":
-        captured_s -= 31
-        assert site.stream.get_ready(captured_s) is None
-    elif why == "the camera hangs":
-        now_s = time.monotonic()
-        monkeypatch.setattr(time, "monotonic", lambda: now_s + 3)
-        assert site.stream.get_ready(captured_s) == 0.05
-    else:
-        site.stream.close()
-        assert site.stream.get_ready(captured_s) == 0.05
-    assert site.stream.decoded_s > decoded_s, "else its memory would not be given back"
-    decoded_s = site.stream.decoded_s
-    site.stream.get_ready(captured_s)
-    assert site.stream.decoded_s == decoded_s
+def test_a_look_at_a_camera_does_not_decode_before_its_picture_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would keep captures from decoding."""
+    clock = Clock()
+    pictures = gop(clock, 41)
+    session = Session("h265", pictures[:40])
+    clock.now_s = pictures[39].arrival_s
+    stream = stream_with(session, clock, monkeypatch)
+    fed: list[bytes] = []
 
+    class Decoder(GopDecoder):
+        def feed(self, picture: bytes) -> list[Decoded]:
+            fed.append(picture)
+            return super().feed(picture)
 
-def test_the_best_frame_is_never_decoded_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    site = Site(monkeypatch, CAPTURE_BEST_WITHIN_MS="120")
-    decoded_s = site.stream.decoded_s
-    assert site.get_ready() is None
-    assert site.stream.decoded_s == decoded_s
+    monkeypatch.setattr(frame_maker, "GopDecoder", Decoder)
+    frames = []
+    pin = stream.pin(pictures[40].arrival_s)
+    looker = threading.Thread(target=lambda: frames.append(stream.take(pin, urgent=False)))
+    looker.start()
+    looker.join(0.3)
+    assert looker.is_alive()
+    assert fed == []
+    session.send(pictures[40])
+    stream.step()
+    looker.join(10)
+    assert len(frames) == 1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rtsp.nal_units import START_CODE, Unit, follows, is_intra, look_at
+from rtsp.nal_units import START_CODE, Unit, follows, identify, is_intra
 from simulator import clip
 
 CLIP = Path(__file__).parents[3] / "demo" / "clips" / "entry.h264"
@@ -39,7 +39,7 @@ CLIP = Path(__file__).parents[3] / "demo" / "clips" / "entry.h264"
     ],
 )
 def test_units(codec: str, unit: bytes, expected: Unit) -> None:
-    found = look_at(unit, codec)
+    found = identify(unit, codec)
     assert (found.is_slice, found.is_key, found.is_set, found.is_sps, found.is_delimiter) == (
         *(expected.is_slice, expected.is_key, expected.is_set, expected.is_sps),
         expected.is_delimiter,
@@ -63,7 +63,7 @@ def test_intra_slices(slice_: bytes, expected: bool) -> None:
 
 def test_keyframes_of_an_encoder() -> None:
     for picture in clip.load(CLIP).pictures:
-        seen = [look_at(nal, "h264") for nal in picture.nals]
+        seen = [identify(nal, "h264") for nal in picture.nals]
         slices = [unit for unit in seen if unit.is_slice]
         assert [unit.is_first for unit in slices] == [True]
         assert any(unit.is_key for unit in seen) == picture.is_key

@@ -1,0 +1,87 @@
+"""What others see of a camera: a pinned moment, its frame, why there is none, and the status.
+
+Pure: neither decoder nor network is behind this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A coded picture and what is needed to decode it.
+
+    `pictures` are its GOP's, in decoding order, from the keyframe to the picture at least; it is
+    the one at `index`. `codec` is h264, h265 or mjpeg. `shot_s` is on the monotonic clock.
+    """
+
+    codec: str
+    pictures: tuple[bytes, ...]
+    index: int
+    shot_s: float
+    damaged: bool
+    timing_unsure: bool
+
+
+class Pin:
+    """A moment somebody wants the picture of, kept from the ring's forgetting.
+
+    `choices` is empty until the pictures within `within_s` of the moment can no longer change;
+    then it holds one picture, the nearest, or with `within_s` all undamaged ones.
+    """
+
+    def __init__(self, wanted_s: float, within_s: float, fallback: Choice | None) -> None:
+        self.wanted_s = wanted_s
+        self.within_s = within_s
+        self.fallback = fallback
+        """The nearest picture of an earlier session, or what was there when the pin was made."""
+        self.choices: Sequence[Choice] = ()
+
+    @property
+    def settled_s(self) -> float:
+        """Return when the last picture that matters is shot, on the monotonic clock."""
+        return self.wanted_s + self.within_s
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A picture as it goes to disk. `shot_s` is on the monotonic clock, sizes are in pixels."""
+
+    jpeg: bytes
+    thumbnail: bytes
+    width: int
+    height: int
+    shot_s: float
+    flags: tuple[str, ...]
+
+
+class StreamError(Exception):
+    """No frame can be had. `reason` says why in words, `hint` what to do."""
+
+    def __init__(self, reason: str, hint: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.hint = hint
+
+
+@dataclass(frozen=True)
+class StreamStatus:
+    """What is known of a camera right now; `state` is one of those in docs/architecture.md."""
+
+    state: str
+    error: str | None
+    hint: str | None
+    since_s: float
+    last_frame_age_s: float | None
+    fps: float | None
+    width: int | None
+    height: int | None
+    codec: str | None
+    gop_s: float | None
+    gop_too_long: bool
+    ring_too_short: bool
+    """The seconds that captures may reach back for don't fit into memory."""
+    advice: str | None
+    """What to change in the camera's settings."""
