@@ -1,6 +1,6 @@
 """From coded pictures to a JPEG: one GOP's beginning is decoded, up to the wanted picture.
 
-The only module that knows FFmpeg (through PyAV); OpenCV is known to `picture_gate` too.
+The only module that knows FFmpeg (through PyAV); OpenCV is known to `picture_checks` too.
 """
 
 from __future__ import annotations

@@ -107,8 +107,8 @@ class Turn:
         self._has_camera = self._has_slot = False
         self._early: _EarlyGop | None = None
 
-    def decode_early(self, choice: Choice, wait_s: float, is_waiting: Callable[[], bool]) -> None:
-        """Decode what is there of a picture that is to come, up to `choice`, while `is_waiting`.
+    def decode_early(self, choice: Choice, wait_s: float) -> None:
+        """Decode what is there of a picture that is to come, up to `choice`.
 
         Does nothing when others decode for longer than `wait_s`, and where each picture is a JPEG.
         """
@@ -119,7 +119,7 @@ class Turn:
             self._early = None
         if self._early is None:
             self._early = _EarlyGop(choice.codec)
-        self._early.decode(choice, is_waiting)
+        self._early.decode(choice)
 
     def give_up(self) -> None:
         """Let others decode; what was decoded is lost."""
@@ -223,13 +223,11 @@ class _EarlyGop:
         )
         return is_beginning and (choice.index >= len(fed) or choice.index == self._wanted)
 
-    def decode(self, choice: Choice, is_waiting: Callable[[], bool]) -> None:
-        """Decode on towards a choice as long as there is time for it."""
+    def decode(self, choice: Choice) -> None:
+        """Decode on, up to a choice."""
         assert self._decoder is not None  # noqa: S101 - it is not used after free()
         self._wanted = choice.index
         for picture in choice.pictures[len(self._fed) :]:
-            if not is_waiting():
-                return
             self._fed.append(picture)
             self._keep(self._decoder.feed(picture))
 
@@ -240,7 +238,7 @@ class _EarlyGop:
             DecodeError: its colours can't be converted.
         """
         decoder = self._decoder
-        self.decode(choice, lambda: True)
+        self.decode(choice)
         self.free()
         if decoder is None or self._found is None or self._found.number != choice.index:
             return None

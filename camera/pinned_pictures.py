@@ -118,9 +118,9 @@ class PinnedPictures:
     def until_settled(self, pin: Pin) -> Iterator[Choice | None]:
         """Wait until the pin has its picture, or the best one when its own does not come.
 
-        Meanwhile yields now and then what is nearest so far, `None` when nothing comes: the caller
-        may use the time, but should look at `pin.choices` often. A live camera's picture comes at
-        most 1 s after the moment, or never.
+        Meanwhile yields now and then what is nearest so far, `None` when nothing comes, so that the
+        caller can use the time. A live camera's picture comes at most 1 s after the moment, or
+        never.
 
         Raises:
             NoPictureError: none is near that moment, or ever was.

@@ -218,7 +218,7 @@ class CameraStream(Worker):
             turn.give_up()
         else:
             wait_s = comes_in_s + self._pictures.period_s()
-            turn.decode_early(nearest, wait_s, lambda: not pin.choices)
+            turn.decode_early(nearest, wait_s)
 
     def give_up_waiting(self) -> None:
         """Let nobody wait any more for a camera that sends nothing."""

@@ -78,27 +78,17 @@ def shows(frame: Frame, bgr: Bgr) -> bool:
     return bool(jpeg.tobytes() == frame.jpeg)
 
 
-def always() -> bool:
-    return True
-
-
 def early(turn: Turn, choice: Choice, wait_s: float = 1.0) -> None:
-    turn.decode_early(choice, wait_s, always)
+    turn.decode_early(choice, wait_s)
 
 
 @pytest.mark.parametrize("there", range(1, 7))
-@pytest.mark.parametrize("early_turns", [0, 1, 3, 9])
 def test_it_is_the_picture_that_a_decode_from_the_start_gives(
-    maker: FrameMaker,
-    slots: threading.Semaphore,
-    fed: list[bytes],
-    there: int,
-    early_turns: int,
+    maker: FrameMaker, slots: threading.Semaphore, fed: list[bytes], there: int
 ) -> None:
-    turns = iter(range(early_turns))
     with maker.turn() as turn:
-        turn.decode_early(chosen(PICTURES[:there]), 1.0, lambda: next(turns, None) is not None)
-        assert len(fed) == min(there, early_turns)
+        early(turn, chosen(PICTURES[:there]))
+        assert len(fed) == there
         assert not is_free(slots)
         frame = turn.frame((chosen(PICTURES[:6]),), 1.0)
         assert is_free(slots)
