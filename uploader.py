@@ -26,14 +26,7 @@ from store.rows import Image
 from upload.claims import Claims
 from upload.http_target import first_hop
 from upload.line import Line
-from upload.outcomes import (
-    Deferred,
-    Delivered,
-    Misconfigured,
-    Outcome,
-    Rejected,
-    UploadTarget,
-)
+from upload.outcomes import Deferred, Delivered, Misconfigured, Outcome, Rejected, UploadTarget
 from upload.pacing import BacklogPace, Jitter, backoff_s, image_wait_s
 from upload.progress import Progress, UploadStatus
 
@@ -405,9 +398,7 @@ class RetryWorker(Worker):
         claimed = self._sender.claims.count()
         self._progress.set_left(self._catalog.totals().by_state["pending"] - claimed)
         return self._catalog.due_uploads(
-            now,
-            claimed + _LOOK_AHEAD,
-            without_wait_first=self._pace.failing,
+            now, claimed + _LOOK_AHEAD, without_wait_first=self._pace.failing
         )
 
     def _wait_for_due(self, now: datetime) -> float:

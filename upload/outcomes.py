@@ -20,6 +20,7 @@ from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ReadTime
 from config import redact_url
 from store.rows import Image
 
+# Statuses by what they mean; any other than these, 2xx and 3xx means: try again later.
 NOT_ALLOWED: Final = frozenset({401, 403})
 NO_SUCH_ADDRESS: Final = frozenset({404, 405})
 IMAGE_REFUSED: Final = frozenset({400, 413, 415, 422})

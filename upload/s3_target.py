@@ -11,7 +11,7 @@ import hashlib
 import io
 import re
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 from xml.etree.ElementTree import ParseError
 
@@ -251,8 +251,10 @@ class S3Target:
             return Deferred("what the store received differs from what was sent", "server")
         return Delivered(location)
 
-    def _look(self, key: str, image: Image, jpeg: bytes) -> str:
-        """Return what lies under the key: none, same, damaged or other.
+    def _look(
+        self, key: str, image: Image, jpeg: bytes
+    ) -> Literal["none", "same", "damaged", "other"]:
+        """Return what lies under the key.
 
         A refusal for want of the right to read counts as none: the put will say what is wrong.
         """

@@ -95,6 +95,11 @@ def test_a_broken_connection_is_for_later(
     assert "there" in outcome.reason
 
 
+def test_a_timeout_of_requests_is_no_answer(image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = _send(image, monkeypatch, requests.exceptions.ReadTimeout("read timed out"))
+    assert outcome == Deferred("there gave no answer within 5 s", "silent")
+
+
 def test_no_connection_is_for_later_and_says_why(
     image: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:

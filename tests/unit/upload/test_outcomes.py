@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, ReadTimeoutError
 
 from store.catalog import Catalog
 from store.rows import Image
@@ -20,6 +21,7 @@ from upload.outcomes import (
     Outcome,
     Rejected,
     classify,
+    failure_of,
     idempotency_key,
 )
 
@@ -168,6 +170,28 @@ def test_a_rejections_words_are_short_and_printable() -> None:
     assert isinstance(outcome, Rejected)
     assert outcome.reason.isprintable()
     assert len(outcome.reason) < 300
+
+
+NO_CONNECTION = Deferred("cannot reach there: no answer", "connection")
+NO_ANSWER = Deferred("there gave no answer within 5 s", "silent")
+BROKEN = Deferred("there broke the connection off: reset", "silent")
+
+
+@pytest.mark.parametrize(
+    ("error", "timed_out", "outcome"),
+    [
+        (ConnectTimeoutError("late"), False, NO_CONNECTION),
+        (ConnectTimeoutError("late"), True, NO_CONNECTION),
+        (MaxRetryError(None, "/api", ConnectTimeoutError("late")), False, NO_CONNECTION),  # type: ignore[arg-type]
+        (ReadTimeoutError(None, "/", "late"), False, NO_ANSWER),  # type: ignore[arg-type]
+        (TimeoutError("late"), False, NO_ANSWER),
+        (ConnectionResetError(104, "reset"), True, NO_ANSWER),
+        (ConnectionResetError(104, "reset"), False, BROKEN),
+        (ValueError("a: b: reset"), False, BROKEN),
+    ],
+)
+def test_no_answer(error: Exception, timed_out: bool, outcome: Outcome) -> None:
+    assert failure_of(error, "there", 5.0, timed_out=timed_out) == outcome
 
 
 def test_the_key_is_of_site_name_and_content(image: Image) -> None:
