@@ -1,7 +1,7 @@
 """Deliver images: new ones at once, the backlog behind them, nothing given up.
 
-The catalog is the queue. What is held in memory is only a hint of what to send next, so that
-losing it loses nothing.
+The catalog is the queue. What is held in memory is only a hint of what to send next: losing it
+loses nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -24,41 +23,23 @@ from runtime.worker import Worker
 from store.catalog import Catalog
 from store.image_files import StorageError
 from store.rows import Image
-from upload.http_target import (
-    Deferred,
-    Delivered,
-    Misconfigured,
-    Outcome,
-    Rejected,
-    UploadTarget,
-    first_hop,
-)
-from upload.line import Claims, Drain, Line, Progress
+from upload.claims import Claims
+from upload.http_target import first_hop
+from upload.line import Line
+from upload.outcomes import Deferred, Delivered, Misconfigured, Outcome, Rejected, UploadTarget
+from upload.pacing import BacklogPace, Jitter, backoff_s, image_wait_s
+from upload.progress import Progress, UploadStatus
 
 _log = logging.getLogger(__name__)
 
-_BACKOFF_START_S: Final = 2.0
-_BACKOFF_CAP_S: Final = 300.0
-_BUSY_CAP_S: Final = 30.0
-_REST_CAP_S: Final = 15.0
 _PROBE_S: Final = 60.0
 _LOOK_AHEAD: Final = 32
 _PROBED: Final = 10  # the oldest may be unreadable
 _CONNECT_TIMEOUT_S: Final = 5.0
 
 
-@dataclass(frozen=True)
-class UploadStatus:
-    """What is known of the uploads; `online` is None until something was tried."""
-
-    enabled: bool
-    online: bool | None
-    paused: str | None
-    hint: str | None
-    captive_portal: bool
-    queue_size: int
-    target: str
-    drain: Drain | None
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
 
 
 class UploadService:
@@ -74,33 +55,37 @@ class UploadService:
         stats: Stats,
         *,
         make_target: Callable[[], UploadTarget],
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = _utc_now,
+        jitter: Jitter = random.uniform,
     ) -> None:
         self._config = config
         self._catalog = catalog
-        self._line = Line(on_return=self.wake)
-        self._progress = Progress()
-        claims = Claims()
-        self._sender = Sender(catalog, stats, self._line, claims)
+        self._line = Line(on_return=self.wake, clock=clock, jitter=jitter)
+        self._progress = Progress(clock)
+        self._sender = Sender(catalog, stats, self._line, Claims(), now=now, jitter=jitter)
         self._make_target = make_target
         self._direct = threading.local()  # a target is not for two captures at once
         self._live = LiveWorker(config, self._sender, make_target(), on_idle=self.wake)
-        retries = [
+        self._retries = [
             RetryWorker(
                 f"upload-retry-{number}",
-                config,
                 catalog,
                 self._sender,
                 make_target(),
                 self._line,
                 self._progress,
+                BacklogPace(config.offline_retry_interval_s, clock=clock, jitter=jitter),
                 let_pass=lambda: self._live.busy,
                 probes=number == 1,
+                now=now,
             )
             for number in range(1, config.retry_workers + 1)
         ]
-        self._retries = retries
         monitor = ConnectivityMonitor(config, self._line)
-        self.workers: list[Worker] = [*retries, self._live, monitor] if config.enabled else []
+        self.workers: list[Worker] = []
+        if config.enabled:
+            self.workers = [*self._retries, self._live, monitor]
 
     def submit(self, image: Image) -> None:
         """Send a new image soon, or now with `BACKGROUND_UPLOAD=false`."""
@@ -112,14 +97,14 @@ class UploadService:
             self._send_now(image)
 
     def _send_now(self, image: Image) -> None:
-        if self._line.online is False:  # a capture shall not wait for what can't come about
+        if self._line.online is False:  # a capture must not wait for a server that is away
             return
         target = getattr(self._direct, "target", None)
         if target is None:
             target = self._direct.target = self._make_target()
         try:
             self._sender.send(target, image, replay=False)
-        except StorageError as error:  # the picture is safe, the backlog takes care of it
+        except StorageError as error:  # the picture is stored and sent with the backlog
             _log.error("%s not uploaded yet: %s", image.filename, error)
 
     def retry(self, filename: str | None = None) -> int:
@@ -131,7 +116,7 @@ class UploadService:
         return changed
 
     def wake(self) -> None:
-        """Let the backlog be looked at now."""
+        """Let the retry workers look for images to send now."""
         for worker in self._retries:
             worker.wake()
 
@@ -151,18 +136,29 @@ class UploadService:
 
 
 class Sender:
-    """Send one image and write down what came of it. For any thread."""
+    """Send one image and record the outcome in the catalog. For any thread."""
 
-    def __init__(self, catalog: Catalog, stats: Stats, line: Line, claims: Claims) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        stats: Stats,
+        line: Line,
+        claims: Claims,
+        *,
+        now: Callable[[], datetime],
+        jitter: Jitter,
+    ) -> None:
         self._catalog = catalog
         self._stats = stats
         self._line = line
         self.claims = claims
+        self._now = now
+        self._jitter = jitter
 
     def send(
         self, target: UploadTarget, image: Image, *, replay: bool, probe: bool = False
     ) -> Outcome | None:
-        """Claim an image, send it, and return the outcome; `None` when it was not to be sent."""
+        """Claim an image, send it, and return the outcome; `None`: it was not sent."""
         if not self.claims.take(image.id):
             return None
         try:
@@ -173,15 +169,15 @@ class Sender:
     def send_claimed(
         self, target: UploadTarget, image: Image, *, replay: bool, probe: bool = False
     ) -> Outcome | None:
-        """Do the same with an image that is claimed already."""
+        """Send an image that the caller has claimed."""
         if self._line.paused is not None and not probe:
             return None
-        tried = image.attempts
+        attempts = image.attempts
         try:
             image = self._catalog.image(image.filename)
         except KeyError:
             return None
-        if image.state != "pending" or image.attempts != tried:  # somebody else was at it
+        if image.state != "pending" or image.attempts != attempts:  # tried meanwhile
             return None
         jpeg = self._read(image)
         if jpeg is None:
@@ -190,7 +186,7 @@ class Sender:
             image = self._catalog.with_sha256(image, jpeg)
         self._catalog.check_room_to_note()
         outcome = target.send(image, jpeg, replay=replay)
-        self._write_down(image, outcome)
+        self._record(image, outcome)
         return outcome
 
     def _read(self, image: Image) -> bytes | None:
@@ -202,14 +198,12 @@ class Sender:
             return None
         except OSError as error:  # one bad block must not hold up the others
             reason = str(StorageError.of(error, "cannot read the file"))
-            wait_s = backoff_s(image.attempts + 1)
-            due_at = datetime.now(UTC) + timedelta(seconds=wait_s)
-            self._catalog.mark_waiting(image.id, reason, due_at, "file")
+            wait_s = backoff_s(image.attempts + 1, jitter=self._jitter)
+            self._wait(image, reason, wait_s, "file", logging.ERROR)
             self._stats.count_failed_attempt()
-            _log.error("%s not uploaded: %s; next try in %.0f s", image.filename, reason, wait_s)
             return None
 
-    def _write_down(self, image: Image, outcome: Outcome) -> None:
+    def _record(self, image: Image, outcome: Outcome) -> None:
         self._note_line(outcome)
         if isinstance(outcome, Delivered):
             self._catalog.mark_uploaded(image.id, outcome.location)
@@ -238,19 +232,17 @@ class Sender:
             self._line.resume()
 
     def _defer(self, image: Image, outcome: Deferred) -> None:
-        if outcome.cause == "connection":  # not the image waits, the whole line does
+        if outcome.cause == "connection":  # the whole line waits, not this image
             self._catalog.mark_waiting(image.id, outcome.reason, None, "connection")
             return
-        wait_for: str = outcome.cause
-        # That the server has too much to do says nothing about the image.
-        wait_s = backoff_s(image.attempts + 1, _BUSY_CAP_S if outcome.busy else _BACKOFF_CAP_S)
-        if outcome.retry_after_s is not None:
-            wait_for, wait_s = "retry_after", outcome.retry_after_s
-        due_at = datetime.now(UTC) + timedelta(seconds=wait_s)
-        self._catalog.mark_waiting(image.id, outcome.reason, due_at, wait_for)
-        _log.warning(
-            "%s not uploaded: %s; next try in %.0f s", image.filename, outcome.reason, wait_s
-        )
+        wait_s = image_wait_s(outcome, image.attempts + 1, self._jitter)
+        wait_for = outcome.cause if outcome.retry_after_s is None else "retry_after"
+        self._wait(image, outcome.reason, wait_s, wait_for, logging.WARNING)
+
+    def _wait(self, image: Image, reason: str, wait_s: float, wait_for: str, level: int) -> None:
+        due_at = self._now() + timedelta(seconds=wait_s)
+        self._catalog.mark_waiting(image.id, reason, due_at, wait_for)
+        _log.log(level, "%s not uploaded: %s; next try in %.0f s", image.filename, reason, wait_s)
 
 
 class LiveWorker(Worker):
@@ -273,7 +265,7 @@ class LiveWorker(Worker):
 
     @property
     def busy(self) -> bool:
-        """Tell whether there is a new image to send."""
+        """Tell whether a new image is being sent or waits to be."""
         return self._sending or not self._queue.empty()
 
     @property
@@ -282,7 +274,7 @@ class LiveWorker(Worker):
         return self._queue.qsize()
 
     def submit(self, image: Image) -> None:
-        """Queue a new image; when the queue is full it is simply one of the pending."""
+        """Queue a new image; when the queue is full, the backlog takes it."""
         if not self._sender.claims.take(image.id):
             return
         try:
@@ -321,53 +313,45 @@ class RetryWorker(Worker):
     def __init__(
         self,
         name: str,
-        config: UploadConfig,
         catalog: Catalog,
         sender: Sender,
         target: UploadTarget,
         line: Line,
         progress: Progress,
+        pace: BacklogPace,
         *,
         let_pass: Callable[[], bool],
         probes: bool,
+        now: Callable[[], datetime],
     ) -> None:
         super().__init__(name)
-        self._look_every_s = config.offline_retry_interval_s
         self._catalog = catalog
         self._sender = sender
         self._target = target
         self._line = line
         self._progress = progress
+        self._pace = pace
         self._let_pass = let_pass
         self._probes = probes
+        self._now = now
         self._found: deque[Image] = deque()
         """What to send next; a hint, since each is looked at again before it goes."""
-        self._failures_in_a_row = 0
-        self._not_before_s = 0.0
-        self._waits_for_line = False
-        self._hurried = False
 
     def hurry(self) -> None:
-        """End a rest, since somebody asked for it; also one that an attempt under way begins."""
-        self._hurried = True
+        """Send now, since somebody asked for it, whatever rest there is. For any thread."""
+        self._pace.hurry()
         self.wake()
 
     def step(self) -> float:
         """Send one image and return when to send the next."""
         if self._let_pass():
-            return self._look_every_s  # woken when the new images are through
+            return self._pace.look_every_s  # woken when the new images are through
         hold_s = self._line.hold_s()
         if hold_s > 0:
             return hold_s
-        if self._waits_for_line and self._line.online:
-            self._waits_for_line = False
-            self._failures_in_a_row = 0
-            self._not_before_s = 0.0
-        if self._hurried:
-            self._hurried = False
-            self._not_before_s = 0.0
+        if self._pace.take_hurry():
             self._found.clear()
-        rest_s = self._not_before_s - time.monotonic()
+        rest_s = self._pace.rest_s(online=self._line.online is True)
         if rest_s > 0:
             return rest_s
         return self._probe() if self._line.paused is not None else self._send_due()
@@ -384,63 +368,44 @@ class RetryWorker(Worker):
                 break
         if self._line.paused is None:
             return 0.0
-        return self._rest(_PROBE_S)
+        return self._pace.rest(_PROBE_S)
 
     def _send_due(self) -> float:
         if not self._found:
-            now = datetime.now(UTC)
+            now = self._now()
             due = self._find(now)
             if not due:
                 return self._wait_for_due(now)
             self._found.extend(image for image in due if not self._sender.claims.has(image.id))
-            if not self._found:  # others send all of them
-                return self._look_every_s
+            if not self._found:  # other workers are sending all of them
+                return self._pace.look_every_s
         image = self._found.popleft()
         outcome = self._sender.send(self._target, image, replay=True)
-        if outcome is None:  # it has gone or was sent meanwhile: on to the next
+        if outcome is None:  # it has gone or was sent meanwhile
             return 0.0
-        return self._after(outcome)
+        if isinstance(outcome, Deferred):
+            self._found.clear()
+        elif isinstance(outcome, (Delivered, Rejected)):
+            self._progress.note()
+        return self._pace.after(outcome)
 
     def _find(self, now: datetime) -> list[Image]:
         """Return the next images to send.
 
-        After a failure these are such as have not failed themselves: images that the server
-        can't take, however many, shall not be all that is tried.
+        After a failure, images that have not failed yet come first: those that the server can't
+        take, however many, must not be all that is tried.
         """
         claimed = self._sender.claims.count()
         self._progress.set_left(self._catalog.totals().by_state["pending"] - claimed)
         return self._catalog.due_uploads(
-            now,
-            claimed + _LOOK_AHEAD,
-            without_wait_first=self._failures_in_a_row > 0,
+            now, claimed + _LOOK_AHEAD, without_wait_first=self._pace.failing
         )
 
     def _wait_for_due(self, now: datetime) -> float:
         next_at = self._catalog.next_attempt_at(now)
         if next_at is None:
-            return self._look_every_s
-        return min(self._look_every_s, max(0.05, (next_at - now).total_seconds()))
-
-    def _after(self, outcome: Outcome) -> float:
-        if isinstance(outcome, (Delivered, Rejected)):
-            self._progress.note()
-        if not isinstance(outcome, Deferred):
-            self._failures_in_a_row = 0
-            return 0.0
-        self._found.clear()
-        self._failures_in_a_row += 1
-        if outcome.cause == "connection":
-            self._waits_for_line = True
-            return self._rest(self._look_every_s)
-        asked_s = min(self._look_every_s, outcome.retry_after_s or 0.0)
-        cap_s = min(self._look_every_s, _REST_CAP_S)
-        # On top of what was asked for: else all sites that were told the same come back at once.
-        return self._rest(asked_s + backoff_s(self._failures_in_a_row, cap_s))
-
-    def _rest(self, seconds: float) -> float:
-        """Send nothing for a while, woken or not."""
-        self._not_before_s = time.monotonic() + seconds
-        return 0.0 if self._hurried else seconds
+            return self._pace.look_every_s
+        return min(self._pace.look_every_s, max(0.05, (next_at - now).total_seconds()))
 
 
 class ConnectivityMonitor(Worker):
@@ -463,9 +428,3 @@ class ConnectivityMonitor(Worker):
         else:
             self._line.note_reached()
         return self._interval_s
-
-
-def backoff_s(attempts: int, cap_s: float = _BACKOFF_CAP_S) -> float:
-    """Return a wait after so many failures: exponential, capped, with full jitter."""
-    longest_s: float = min(cap_s, _BACKOFF_START_S * 2.0 ** min(attempts - 1, 16))
-    return random.uniform(0, longest_s)  # noqa: S311 - jitter, not a secret

@@ -9,7 +9,7 @@ from typing import Final
 
 from camera.frame import StreamStatus
 from gpio_service import GpioStatus
-from uploader import UploadStatus
+from upload.progress import UploadStatus
 
 _LEVELS: Final = ("starting", "ok", "warning", "error")
 _START_S: Final = 10.0

@@ -1,1 +1,4 @@
-"""What a server's answer means."""
+"""What a server's answer means.
+
+Others use: `outcomes`, `http_target`, `s3_target`, `line`, `claims`, `pacing`, `progress`.
+"""

@@ -8,6 +8,8 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -27,15 +29,29 @@ class Deadline:
         """Whether the last request was cut."""
         self._socket: socket.socket | None = None
         self._changing = threading.Lock()
-        self._seconds = 0.0
         self._due_s: float | None = None
         self._watcher: threading.Thread | None = None
         self._closed = threading.Event()
 
-    def within(self, seconds: float) -> Deadline:
-        """Set the time that the next `with` block may take."""
-        self._seconds = seconds
-        return self
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """Cut the connection when the `with` block takes longer than this."""
+        with self._changing:
+            self.passed = False
+            self._due_s = time.monotonic() + seconds
+            if self._watcher is None and not self._closed.is_set():
+                self._watcher = threading.Thread(
+                    target=self._watch_requests,
+                    args=(seconds,),
+                    name="upload-deadline",
+                    daemon=True,
+                )
+                self._watcher.start()
+        try:
+            yield
+        finally:
+            with self._changing:
+                self._due_s = None
 
     def close(self) -> None:
         """End the thread; requests sent later have no deadline."""
@@ -76,15 +92,15 @@ class Deadline:
         self.passed = True
         if self._socket is not None:
             try:
-                # Not the method of a TLS socket: that one goes on in the clear.
+                # The method of a TLS socket would also drop the encryption and go on without it.
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
             except OSError:
                 return
 
     def _watch_requests(self, left_s: float) -> None:
-        """Sleep until the request under way must end, cut it, or sleep on for the next one.
+        """Sleep until the request under way must end; cut it, or sleep on for a later one.
 
-        Later requests must end later, so nobody needs to wake this thread.
+        A later request always ends later, so nobody needs to wake this thread.
         """
         while not self._closed.wait(left_s):
             with self._changing:
@@ -95,20 +111,3 @@ class Deadline:
                 if left_s <= 0:
                     self._due_s = None
                     self._cut()
-
-    def __enter__(self) -> None:
-        with self._changing:
-            self.passed = False
-            self._due_s = time.monotonic() + self._seconds
-            if self._watcher is None and not self._closed.is_set():
-                self._watcher = threading.Thread(
-                    target=self._watch_requests,
-                    args=(self._seconds,),
-                    name="upload-deadline",
-                    daemon=True,
-                )
-                self._watcher.start()
-
-    def __exit__(self, *_: object) -> None:
-        with self._changing:
-            self._due_s = None

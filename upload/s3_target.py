@@ -11,7 +11,7 @@ import hashlib
 import io
 import re
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 from xml.etree.ElementTree import ParseError
 
@@ -21,8 +21,10 @@ from urllib3.exceptions import HTTPError
 from config import ConfigError, UploadConfig, redact_url
 from store.image_files import parse_name
 from store.rows import Image, iso
-from upload.http_target import (
-    BUSY,
+from upload.outcomes import (
+    IMAGE_REFUSED,
+    NO_SUCH_ADDRESS,
+    NOT_ALLOWED,
     Deferred,
     Delivered,
     Misconfigured,
@@ -31,7 +33,7 @@ from upload.http_target import (
     failure_of,
     idempotency_key,
     printable,
-    retry_after_s,
+    try_later,
 )
 from upload.request_deadline import Deadline
 
@@ -41,41 +43,63 @@ _MD5_HEX: Final = re.compile(r"[0-9a-f]{32}")
 _CODE: Final = re.compile(rb"<Code>\s*(\w{1,64})\s*</Code>")
 _MESSAGE: Final = re.compile(rb"<Message>([^<]{1,300})")
 # Source: "Error responses" of the Amazon S3 API reference, and what other stores were seen to say.
-_CLOCK: Final = frozenset({"RequestTimeTooSkewed", "RequestExpired"})
-_NOT_ALLOWED: Final = frozenset(
+_CLOCK_CODES: Final = frozenset({"RequestTimeTooSkewed", "RequestExpired"})
+_NOT_ALLOWED_CODES: Final = frozenset(
     {
-        *("AccessDenied", "AllAccessDisabled", "AccountProblem", "NotSignedUp", "InvalidSecurity"),
-        *("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"),
-        *("TokenRefreshRequired", "InvalidPayer", "InvalidObjectState"),
+        "AccessDenied",
+        "AccountProblem",
+        "AllAccessDisabled",
+        "ExpiredToken",
+        "InvalidAccessKeyId",
+        "InvalidObjectState",
+        "InvalidPayer",
+        "InvalidSecurity",
+        "InvalidToken",
+        "NotSignedUp",
+        "SignatureDoesNotMatch",
+        "TokenRefreshRequired",
     }
 )
-_NO_SUCH_PLACE: Final = frozenset(
+_WRONG_ADDRESS_CODES: Final = frozenset(
     {
-        *("NoSuchBucket", "PermanentRedirect", "TemporaryRedirect", "InvalidBucketName"),
-        *("AuthorizationHeaderMalformed", "MethodNotAllowed", "NotImplemented"),
-        *("IllegalLocationConstraintException", "InvalidURI", "InvalidRequest", "InvalidArgument"),
+        "AuthorizationHeaderMalformed",
+        "IllegalLocationConstraintException",
+        "InvalidArgument",
+        "InvalidBucketName",
+        "InvalidRequest",
+        "InvalidURI",
+        "MethodNotAllowed",
         "MissingSecurityHeader",
+        "NoSuchBucket",
+        "NotImplemented",
+        "PermanentRedirect",
+        "TemporaryRedirect",
     }
 )
-# Told with 400, but no fault of the picture: it was damaged or cut off on its way.
-_LATER: Final = frozenset(
+# Sent with 400 although the picture is not at fault: it was damaged or cut off on its way.
+_TRY_LATER_CODES: Final = frozenset(
     {
-        *("BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "IncompleteBody"),
-        *("RequestTimeout", "SlowDown", "ServiceUnavailable", "InternalError"),
+        "BadDigest",
+        "IncompleteBody",
+        "InternalError",
+        "InvalidDigest",
+        "RequestTimeout",
+        "ServiceUnavailable",
+        "SlowDown",
+        "XAmzContentSHA256Mismatch",
     }
 )
-_REFUSED_IMAGE: Final = frozenset({400, 413, 415, 422})
 _THERE_ALREADY: Final = frozenset({409, 412})
 
 
 class PortalError(Exception):
-    """Something else than a store answered, a captive portal's web page for one."""
+    """Something other than a store answered, such as the web page of a captive portal."""
 
 
 class _Pool(PoolManager):
     """Send each request once, without following redirects, and keep the answer.
 
-    minio's exceptions lose the code of an answer that is not of the very type that Amazon's have.
+    minio's exceptions lose the error code of an answer whose content type differs from Amazon's.
     """
 
     reply: BaseHTTPResponse | None = None
@@ -83,17 +107,17 @@ class _Pool(PoolManager):
     """Whether the store is asked to refuse a name that is taken."""
 
     def urlopen(  # type: ignore[override]
-        self, method: str, url: str, redirect: bool = True, **how: Any
+        self, method: str, url: str, redirect: bool = True, **options: Any
     ) -> BaseHTTPResponse:
         self.reply = None
         if method == "PUT":
             # minio leaves the checksum out over TLS; these two need no signature.
-            how["headers"]["Content-MD5"] = base64.b64encode(_md5(how["body"])).decode()
+            options["headers"]["Content-MD5"] = base64.b64encode(_md5(options["body"])).decode()
             if self.only_new:
-                how["headers"]["If-None-Match"] = "*"
-        how["preload_content"] = False
-        with super().urlopen(method, url, redirect=False, **how) as reply:
-            # Nobody needs more, and a stranger may send what fits into no memory.
+                options["headers"]["If-None-Match"] = "*"
+        options["preload_content"] = False
+        with super().urlopen(method, url, redirect=False, **options) as reply:
+            # No more is needed, and a stranger may send more than fits into memory.
             self.reply = HTTPResponse(
                 reply.read(_MAX_REPLY_BYTES),
                 reply.headers,
@@ -103,7 +127,7 @@ class _Pool(PoolManager):
             )
         headers = self.reply.headers
         is_page = headers.get("content-type", "").lower().startswith("text/html")
-        # A store tells the ETag of what it took and of what it has, always.
+        # A store always sends the ETag of what it took or has.
         if self.reply.status < 300 and (is_page or "etag" not in headers):
             raise PortalError
         return self.reply
@@ -124,14 +148,18 @@ class S3Target:
         except ImportError as error:
             problem = "S3_API_URL=s3://… needs a package: .venv/bin/pip install 'minio>=7.2,<8'"
             raise ConfigError([problem]) from error
-        self._errors = (MinioException, ParseError, UnicodeDecodeError)  # all mean: an answer
+        self._errors = (
+            MinioException,
+            ParseError,
+            UnicodeDecodeError,
+        )  # a store answered, but not with success
         self._site_id = site_id
         self._timeout_s = config.timeout_s
         place, endpoint = urlsplit(config.url), urlsplit(config.s3.endpoint_url)
         self._bucket = place.netloc
         self._prefix = place.path.strip("/")
         self._host = endpoint.hostname or ""
-        self._knows_condition = True
+        self._knows_if_none_match = True
         self._deadline = Deadline()
         connect_s = min(_CONNECT_TIMEOUT_S, config.timeout_s)
         self._pool = _Pool(
@@ -170,7 +198,7 @@ class S3Target:
         except self._errors as error:
             return self._meaning_of(error)
         except (HTTPError, OSError, ValueError) as error:
-            return failure_of(error, self._host, self._timeout_s, passed=self._deadline.passed)
+            return self._failure_of(error)
 
     def close(self) -> None:
         """Close connections."""
@@ -178,9 +206,10 @@ class S3Target:
         self._deadline.close()
 
     def _deliver(self, key: str, image: Image, jpeg: bytes) -> Outcome:
-        """Look first: not every store heeds the condition, and it spares the line a repeat.
+        """Look whether the image is there, put it if not, and say how that went.
 
-        A key that may only write finds nothing, and relies on the condition alone.
+        Looking first saves sending an image twice, and protects what is there in a store that
+        ignores `If-None-Match`. A key without the right to read finds nothing and must rely on it.
         """
         location = f"s3://{self._bucket}/{key}"
         found = self._look(key, image, jpeg)
@@ -203,7 +232,7 @@ class S3Target:
     def _put(
         self, key: str, image: Image, jpeg: bytes, location: str, *, only_new: bool
     ) -> Outcome:
-        self._pool.only_new = only_new and self._knows_condition
+        self._pool.only_new = only_new and self._knows_if_none_match
         try:
             self._client.put_object(
                 self._bucket,
@@ -215,17 +244,19 @@ class S3Target:
             )
         except self._errors:
             if self._code() == "NotImplemented" and self._pool.only_new:
-                self._knows_condition = False  # Backblaze B2 says so, for one
+                self._knows_if_none_match = False  # Backblaze B2 says so, for one
                 return self._put(key, image, jpeg, location, only_new=only_new)
             raise
         if self._differs(jpeg):
             return Deferred("what the store received differs from what was sent", "server")
         return Delivered(location)
 
-    def _look(self, key: str, image: Image, jpeg: bytes) -> str:
-        """Return whether the object is none, same, damaged or other.
+    def _look(
+        self, key: str, image: Image, jpeg: bytes
+    ) -> Literal["none", "same", "damaged", "other"]:
+        """Return what lies under the key.
 
-        Without the right to read, stores refuse; that is none, and the put says what is wrong.
+        A refusal for want of the right to read counts as none: the put will say what is wrong.
         """
         try:
             self._client.stat_object(self._bucket, key)
@@ -240,7 +271,7 @@ class S3Target:
         return "same" if whole and self._tells_md5() else "other"
 
     def _differs(self, jpeg: bytes) -> bool:
-        """Tell whether the last answer's checksum is of other bytes; some stores tell none."""
+        """Tell whether the last answer has a checksum and it is that of other bytes."""
         return self._tells_md5() and self._etag() != _md5(jpeg).hex()
 
     def _tells_md5(self) -> bool:
@@ -284,21 +315,24 @@ class S3Target:
         return {name: str(value) for name, value in facts.items() if value is not None}
 
     def _meaning_of(self, error: BaseException) -> Outcome:
-        """Say what the answer to the last request means, as the table of uploads has it."""
+        """Say what the answer to the last request means."""
         status, code, said = self._status(), self._code(), self._said()
         if not status:
-            return failure_of(error, self._host, self._timeout_s, passed=self._deadline.passed)
-        if code in _CLOCK:
+            return self._failure_of(error)
+        if code in _CLOCK_CODES:
             return Misconfigured(said, "Set the clock of this box right (timedatectl).")
-        if code in _NOT_ALLOWED or (status in (401, 403) and code not in _LATER):
+        if code in _NOT_ALLOWED_CODES or (status in NOT_ALLOWED and code not in _TRY_LATER_CODES):
             hint = "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what the key may do."
             return Misconfigured(said, hint)
-        if code in _NO_SUCH_PLACE or 300 <= status < 400 or status in (404, 405):
+        if code in _WRONG_ADDRESS_CODES or 300 <= status < 400 or status in NO_SUCH_ADDRESS:
             return Misconfigured(said, "Check S3_API_URL, S3_ENDPOINT_URL and AWS_REGION.")
-        if status in _REFUSED_IMAGE and code not in _LATER:
+        if status in IMAGE_REFUSED and code not in _TRY_LATER_CODES:
             return Rejected(said)
-        wait_s = retry_after_s(self._headers().get("retry-after"))
-        return Deferred(said, "server", wait_s, busy=status in BUSY)
+        return try_later(status, said, self._headers().get("retry-after"))
+
+    def _failure_of(self, error: BaseException) -> Outcome:
+        timed_out = self._deadline.passed
+        return failure_of(error, self._host, self._timeout_s, timed_out=timed_out)
 
 
 def _md5(jpeg: bytes) -> bytes:

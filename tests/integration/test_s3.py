@@ -18,7 +18,7 @@ from tests.rigs.daemon import DaemonProcess, free_port
 from tests.rigs.gates import gates
 from tests.rigs.s3 import BUCKET, KEY, SECRET, WRITER_KEY, Store, store
 from tests.rigs.stores import JPEG, NOON, save, storage_config, upload_config
-from upload.http_target import Deferred, Delivered, Misconfigured, Rejected
+from upload.outcomes import Deferred, Delivered, Misconfigured, Rejected
 from upload.s3_target import S3Target
 
 KINDS = ("seaweedfs", "rclone")

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-import uploader
 from tests.torture import lossy
+from upload import pacing
 
 
 @pytest.fixture(autouse=True)
 def short_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the same backoff begin at milliseconds, and keep stores in the test's folder."""
-    monkeypatch.setattr(uploader, "_BACKOFF_START_S", 0.005)
+    monkeypatch.setattr(pacing, "_BACKOFF_START_S", 0.005)
     monkeypatch.setattr(lossy, "CACHE", tmp_path)
 
 

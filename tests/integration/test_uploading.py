@@ -29,7 +29,8 @@ from tests.rigs.receiver import (
     text,
 )
 from tests.rigs.stores import JPEG, save, save_many, storage_config, upload_config
-from upload.http_target import HttpTarget, Misconfigured, idempotency_key
+from upload.http_target import HttpTarget
+from upload.outcomes import Misconfigured, idempotency_key
 from uploader import UploadService
 
 SITE = "gate-1"

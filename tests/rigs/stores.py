@@ -11,7 +11,7 @@ from pathlib import Path
 from config import StorageConfig, UploadConfig
 from store.catalog import Catalog
 from store.rows import Image, Shot
-from upload.http_target import Delivered, Outcome
+from upload.outcomes import Delivered, Outcome
 
 NOON = datetime(2026, 12, 1, 12, 0, 0, tzinfo=UTC)
 JPEG = (

@@ -32,7 +32,7 @@ from store.reconcile import Reconciler
 from store.rows import Image
 from tests.rigs.faulty_disk import KINDS, Fault, FaultyDisk
 from tests.rigs.stores import JPEG, storage_config, upload_config
-from upload.http_target import Deferred, Delivered, Outcome, Rejected
+from upload.outcomes import Deferred, Delivered, Outcome, Rejected
 from uploader import UploadService
 
 _ORPHAN = "r1_1700000000.jpg"

@@ -12,15 +12,13 @@ import logging
 import random
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
-from unittest import mock
 
-import uploader
 from bench.gates import Gate, report
 from runtime.stats import Stats
 from store.catalog import Catalog
@@ -28,8 +26,8 @@ from store.rows import Image
 from tests.rigs.stores import JPEG, upload_config
 from tests.torture.backlog import fill, storage_of
 from tests.torture.rounds import Rounds
-from upload import line as upload_line
-from upload.http_target import Delivered, Outcome, classify
+from upload.outcomes import Delivered, Outcome, classify
+from upload.pacing import Jitter
 from uploader import RetryWorker, UploadService
 
 GATES: Final = 200
@@ -70,7 +68,7 @@ CASES: Final = (
 
 
 class Clock:
-    """Both clocks of the upload modules; the gate whose turn it is sets it."""
+    """Both clocks of the upload service; the gate whose turn it is sets it."""
 
     def __init__(self) -> None:
         self.passed_s = 0.0
@@ -79,19 +77,9 @@ class Clock:
         """Stand in for `time.monotonic`."""
         return 1000.0 + self.passed_s
 
-    def now(self, zone: object = UTC) -> datetime:
-        """Stand in for `datetime.now`."""
+    def now(self) -> datetime:
+        """Stand in for `datetime.now(UTC)`."""
         return _NOON + timedelta(seconds=self.passed_s)
-
-    @contextmanager
-    def ruling(self) -> Iterator[None]:
-        """Let the upload modules go by this clock."""
-        with (
-            mock.patch.object(uploader, "time", self),
-            mock.patch.object(upload_line, "time", self),
-            mock.patch.object(uploader, "datetime", self),
-        ):
-            yield
 
 
 class Server:
@@ -137,14 +125,28 @@ class Server:
 class HerdGate:
     """One gate: the real service on a catalog of its own."""
 
-    def __init__(self, number: int, folder: Path, pictures: int, server: Server, clock: Clock):
+    def __init__(
+        self,
+        number: int,
+        folder: Path,
+        pictures: int,
+        server: Server,
+        clock: Clock,
+        jitter: Jitter,
+    ) -> None:
         self._number = number
         self._server = server
         self._clock = clock
         self.catalog = Catalog(storage_of(folder / str(number)))
         fill(self.catalog, pictures, [JPEG])
         self._service = UploadService(
-            upload_config(), self.catalog, Stats(), make_target=lambda: self
+            upload_config(),
+            self.catalog,
+            Stats(),
+            make_target=lambda: self,
+            clock=clock.monotonic,
+            now=clock.now,
+            jitter=jitter,
         )
         worker = self._service.workers[0]
         assert isinstance(worker, RetryWorker)
@@ -178,7 +180,9 @@ class Drained:
     first_gate_s: float
 
 
-def run_case(case: Case, gates: int, pictures: int, *, seed: int = 6) -> Drained:
+def run_case(
+    case: Case, gates: int, pictures: int, *, seed: int = 6, jitter: Jitter = random.uniform
+) -> Drained:
     """Let so many gates come online together and return how they were drained."""
     clock, server = Clock(), Server(case)
     random.seed(seed)
@@ -187,11 +191,10 @@ def run_case(case: Case, gates: int, pictures: int, *, seed: int = 6) -> Drained
         with ExitStack() as stack:
             folder = _MEMORY if _MEMORY.is_dir() else None
             name = stack.enter_context(tempfile.TemporaryDirectory(prefix="herd-", dir=folder))
-            herd = [HerdGate(n, Path(name), pictures, server, clock) for n in range(gates)]
+            herd = [HerdGate(n, Path(name), pictures, server, clock, jitter) for n in range(gates)]
             for gate in herd:
                 stack.callback(gate.close)
-            with clock.ruling():
-                _drain(herd, server, clock, pictures)
+            _drain(herd, server, clock, pictures)
             pending = sum(gate.catalog.totals().by_state["pending"] for gate in herd)
     finally:
         logging.disable(logging.NOTSET)

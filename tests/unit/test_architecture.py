@@ -43,6 +43,7 @@ ARROWS = {
         "gpio_service",
         "runtime",
         "store",
+        "upload",
         "uploader",
     },
     "store": {"config", "runtime"},
@@ -61,7 +62,12 @@ PACKAGE_OWNERS = {
     "requests": {"upload.http_target"},
     "sqlite3": {"store.database", "store.orphan_rows", "store.rows"},
     "tqdm": {"store.archive"},
-    "urllib3": {"upload.http_target", "upload.request_deadline", "upload.s3_target"},
+    "urllib3": {
+        "upload.http_target",
+        "upload.outcomes",
+        "upload.request_deadline",
+        "upload.s3_target",
+    },
     "waitress": {"web.server"},
 }
 ONLY_WHEN_USED = {"RPi", "minio", "simulator"}

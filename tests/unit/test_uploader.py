@@ -6,24 +6,21 @@ import errno
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
-import uploader
 from config import UploadConfig
 from runtime.stats import Stats
-from store import late_writes as unrecorded
+from store import late_writes
 from store.catalog import Catalog
 from store.image_files import StorageError
 from store.rows import Image
 from tests.rigs.stores import NOON, FakeTarget, save, save_many, storage_config, upload_config
-from upload import line as upload_line
-from upload.http_target import Deferred, Delivered, Misconfigured, Rejected
-from uploader import ConnectivityMonitor, LiveWorker, RetryWorker, UploadService, backoff_s
+from upload.outcomes import Deferred, Delivered, Misconfigured, Rejected
+from uploader import ConnectivityMonitor, LiveWorker, RetryWorker, UploadService
 
 DELIVERED = Delivered("http://there/x.jpg")
 BUSY = Deferred("the server answered 503", "server")
@@ -44,7 +41,7 @@ class Clock:
     def monotonic(self) -> float:
         return 1000.0 + self.passed_s
 
-    def now(self, zone: object = UTC) -> datetime:
+    def now(self) -> datetime:
         return NOON + timedelta(hours=1, seconds=self.passed_s)
 
 
@@ -56,7 +53,15 @@ class Rig:
         self.clock = clock
         self.stats = Stats()
         self.targets: list[FakeTarget] = []
-        self.service = UploadService(config, catalog, self.stats, make_target=self._make)
+        self.service = UploadService(
+            config,
+            catalog,
+            self.stats,
+            make_target=self._make,
+            clock=clock.monotonic,
+            now=clock.now,
+            jitter=lambda low, high: high,
+        )
         *retries, live, monitor = self.service.workers
         self.retries = cast(list[RetryWorker], retries)
         self.retry = self.retries[0]
@@ -88,13 +93,8 @@ def catalog(tmp_path: Path) -> Iterator[Catalog]:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    for module in (uploader, upload_line):
-        monkeypatch.setattr(module, "time", clock)
-        monkeypatch.setattr(module, "random", SimpleNamespace(uniform=lambda low, high: high))
-    monkeypatch.setattr(uploader, "datetime", clock)
-    return clock
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture
@@ -393,7 +393,7 @@ def test_a_busy_server_lets_no_image_wait_for_minutes(rig: Rig) -> None:
         due_at = rig.catalog.image(image.filename).next_attempt_at
         assert due_at is not None
         waits.append((due_at - rig.clock.now()).total_seconds())
-        rests.append(rig.retry._not_before_s - rig.clock.monotonic())
+        rests.append(rig.retry.step())
         rig.clock.passed_s += 301
     assert waits[:4] == [*rests[:3], 16] == [2, 4, 8, 16]
     assert (waits[-1], rests[-1]) == (30, 15)
@@ -440,14 +440,6 @@ def test_backoff_grows_and_is_never_given_up(rig: Rig, outcome: Deferred) -> Non
     assert waits[:9] == [2, 4, 8, 16, 32, 64, 128, 256, 300]
     assert set(waits[8:]) == {300}
     assert rig.catalog.image(image.filename).attempts == 12
-
-
-def test_jitter_is_full_and_bounded() -> None:
-    for attempts in (1, 2, 5, 50, 100_000):
-        bound = min(300.0, 2.0 ** min(attempts, 20))
-        waits = [backoff_s(attempts) for _ in range(200)]
-        assert 0 <= min(waits) < bound / 4
-        assert bound / 2 < max(waits) <= bound
 
 
 def test_one_failing_image_does_not_starve_the_others(rig: Rig) -> None:
@@ -638,7 +630,7 @@ def test_nothing_is_sent_that_could_not_even_be_remembered(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = save(rig.catalog)
-    monkeypatch.setattr(unrecorded, "_LIMIT", 0)
+    monkeypatch.setattr(late_writes, "_LIMIT", 0)
     with pytest.raises(StorageError):
         rig.retry.step()
     assert (rig.sent, rig.state(image)) == ([], "pending")

@@ -10,7 +10,7 @@ import pytest
 from camera.frame import StreamStatus
 from gpio_service import GpioStatus, PinStatus
 from status.alarms import Alert, CameraView, Situation, alerts, since_words, verdict
-from uploader import UploadStatus
+from upload.progress import UploadStatus
 
 STREAMING = StreamStatus(
     state="streaming",

@@ -19,7 +19,7 @@ from config import ConfigError, S3Config
 from store.catalog import Catalog
 from store.rows import Image
 from tests.rigs.stores import JPEG, save, storage_config, upload_config
-from upload.http_target import Deferred, Delivered, Misconfigured, Outcome, Rejected
+from upload.outcomes import Deferred, Delivered, Misconfigured, Outcome, Rejected
 from upload.s3_target import S3Target
 
 Answer = tuple[int, dict[str, str], bytes]
