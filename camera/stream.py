@@ -19,7 +19,7 @@ from camera.frame import Choice, Frame, Pin, StreamError, StreamStatus
 from camera.frame_maker import FrameMaker, PictureError, Turn
 from camera.pinned_pictures import NoPictureError, PinnedPictures
 from config import CameraConfig, CaptureConfig
-from rtsp.dialogue import Diagnosis, RtspError
+from rtsp.errors import Diagnosis, RtspError
 from rtsp.session import RtspSession
 from runtime.worker import Worker
 

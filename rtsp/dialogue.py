@@ -6,19 +6,17 @@ so that the bytes of names and passwords reach the digest unchanged.
 
 from __future__ import annotations
 
-import base64
-import errno
 import re
 import socket
-import ssl
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
-from urllib.parse import quote, unquote_to_bytes, urlsplit
+from typing import Final
 
+from rtsp.address import Address, parse_url
 from rtsp.auth import Challenges, authorization, parse_challenges
+from rtsp.connection import connect, remaining_s
+from rtsp.errors import RtspError
 from rtsp.sdp import SUPPORTED, Video, first_video
 
 REPLY_MAX_BYTES: Final = 64 * 1024
@@ -29,24 +27,6 @@ _HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
 _STATUS: Final = re.compile(r"RTSP/1\.0 +([0-9]{3})(?![0-9])([^\r\n]*)")
 _CONNECT_S: Final = 2.0  # a LAN: a second try of the kernel's is in it
 _TURN_S: Final = 0.5
-_DEFAULT_PORTS: Final = {"rtsp": 554, "rtsps": 322}  # as FFmpeg has them
-
-_HINTS: Final = {
-    "ok": "",
-    "unknown_host": "Check the camera's host name, or enter its IP address instead.",
-    "refused": "Check the port, and that RTSP is switched on in the camera's network settings.",
-    "unreachable": "Check power, cable and switch, and that this computer is in the same network.",
-    "timeout": "Check power, cable and IP address; restart the camera if it answers a ping.",
-    "not_rtsp": "Check address and port; the camera's RTSP port is usually 554.",
-    "wrong_password": "Correct the camera's user name and password in .env; after several wrong "
-    "attempts many cameras refuse even the right one for some minutes.",
-    "wrong_path": "Correct the stream path: the camera's manual or web page names its RTSP URL.",
-    "no_video": "Switch the video stream on in the camera, or choose the path of another stream.",
-    "unsupported_codec": "Set the camera's video encoding to H.264, H.265 or MJPEG.",
-    "unsupported_transport": "Set RTSP_TRANSPORT to the other one of tcp and udp.",
-    "closed": "Check the camera's power and network cable.",
-    "server_error": "Restart the camera; if that doesn't help, close other viewers of its stream.",
-}
 
 _STATUS_WORDS: Final = {
     401: ("wrong_password", "wrong password"),
@@ -57,47 +37,6 @@ _STATUS_WORDS: Final = {
     454: ("wrong_path", "no such stream path"),
     461: ("unsupported_transport", "refuses this transport"),
 }
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """Tell what is wrong with a camera, why, and what to do about it."""
-
-    code: str
-    """One of the keys of `_HINTS`."""
-    reason: str
-    hint: str
-
-
-class RtspError(Exception):
-    """The camera cannot be had, or not any more; `diagnosis` says why."""
-
-    def __init__(self, code: str, reason: str, hint: str = "") -> None:
-        super().__init__(reason)
-        self.diagnosis = Diagnosis(code, reason, hint or _HINTS[code])
-
-
-@dataclass(frozen=True, repr=False)
-class _Target:
-    tls: bool
-    host: str
-    port: int
-    uri: str  # without credentials
-    user: str
-    password: str
-    secrets: tuple[str, ...]  # spellings of the password that must not be shown
-
-    @property
-    def place(self) -> str:
-        host = self.host if len(self.host) <= 60 else self.host[:57] + "..."
-        return _printable(f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}")
-
-    def show(self, text: str, limit: int = 40) -> str:
-        """Make text from the network fit to be logged: short, printable, without the password."""
-        text = _printable(text.strip())
-        if any(secret in text for secret in self.secrets):
-            return "(text hidden)"
-        return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 @dataclass(frozen=True)
@@ -145,128 +84,17 @@ def describe(
     """
     deadline = time.monotonic() + timeout_s
     try:
-        target = _parse(url)
+        target = parse_url(url)
     except ValueError:  # its text may hold parts of the password
         hint = "Write rtsp://user:password@host:554/path, with / ? # @ in the password as %2F etc."
         raise RtspError("not_rtsp", "not a usable rtsp:// address", hint) from None
-    sock = _connect(target, min(deadline, time.monotonic() + _CONNECT_S))
+    sock = connect(target, min(deadline, time.monotonic() + _CONNECT_S))
     dialogue = Dialogue(sock, target, deadline, is_wanted)
     try:
         return dialogue, dialogue.describe()
     except BaseException:
         dialogue.close()
         raise
-
-
-def _printable(text: str) -> str:
-    return "".join(char if " " <= char <= "~" else "?" for char in text)
-
-
-def _parse(url: str) -> _Target:
-    """Take a URL apart. Raises: ValueError when it names no RTSP server."""
-    parts = urlsplit(url)
-    port = _DEFAULT_PORTS.get(parts.scheme, 0) if parts.port is None else parts.port
-    rest = parts.path
-    rest += (parts.query and "?" + parts.query) + (parts.fragment and "#" + parts.fragment)
-    user = unquote_to_bytes(parts.username or "").decode("latin-1")
-    password = unquote_to_bytes(parts.password or "").decode("latin-1")
-    # An @ only after the host: a / ? or # in the password cut it, and "host" would be the user.
-    cut = "@" in rest and "@" not in parts.netloc
-    broken = cut or any(char < " " for char in user)  # a line break would forge headers
-    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or not port or broken:
-        raise ValueError
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    uri = "".join(
-        char if "!" <= char <= "~" and char not in '"\\' else quote(char)
-        for char in f"{parts.scheme}://{host}:{port}{rest}"
-    )
-    basic = base64.b64encode(f"{user}:{password}".encode("latin-1")).decode()
-    spellings = (password, parts.password or "", quote(password, "", "latin-1"), basic)
-    hidden = tuple(filter(None, spellings)) if password else ()
-    return _Target(parts.scheme == "rtsps", parts.hostname, port, uri, user, password, hidden)
-
-
-def _remaining(deadline: float) -> float:
-    """Return the seconds left. Raises: TimeoutError when there are none."""
-    left_s = deadline - time.monotonic()
-    if left_s <= 0:
-        raise TimeoutError
-    return left_s
-
-
-def _resolve(target: _Target, deadline: float) -> list[tuple[Any, ...]]:
-    """Look the host up, on a thread of its own because getaddrinfo(3) cannot be interrupted."""
-    found: list[tuple[Any, ...]] = []
-    errors: list[Exception] = []
-
-    def look_up(flags: int = 0) -> None:
-        try:
-            found.extend(
-                socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM, flags=flags)
-            )
-        except (OSError, ValueError) as error:  # ValueError: no host name at all, "a..b"
-            errors.append(error)
-
-    look_up(socket.AI_NUMERICHOST)  # an IP address needs neither DNS nor thread
-    if not found:
-        errors.clear()
-        thread = threading.Thread(target=look_up, name="diagnosis-dns", daemon=True)
-        thread.start()
-        thread.join(max(0.0, deadline - time.monotonic()))
-    if found:
-        return found
-    name = target.show(target.host, 60)
-    if not errors or getattr(errors[0], "errno", None) == socket.EAI_AGAIN:
-        hint = "Check the network's DNS server, or enter the camera's IP address instead."
-        raise RtspError("unknown_host", f"cannot look up {name} (no answer from DNS)", hint)
-    raise RtspError("unknown_host", f"unknown host {name}")
-
-
-def _connect(target: _Target, deadline: float) -> socket.socket:
-    """Connect to the first of the host's addresses that answers, each given a fair share."""
-    addresses = _resolve(target, deadline)
-    errors: list[OSError] = []
-    for tried, (family, kind, protocol, _, address) in enumerate(addresses):
-        sock: socket.socket | None = None
-        try:
-            sock = socket.socket(family, kind, protocol)
-            sock.settimeout(_remaining(deadline) / (len(addresses) - tried))
-            sock.connect(address)
-        except OSError as error:
-            if sock is not None:
-                sock.close()
-            errors.append(error)
-        else:
-            return _secured(sock, target, deadline) if target.tls else sock
-    # "Refused" tells most: the host is there.
-    raise _connect_failure(target, min(errors, key=lambda e: not isinstance(e, ConnectionError)))
-
-
-def _connect_failure(target: _Target, error: OSError) -> RtspError:
-    if isinstance(error, ConnectionRefusedError):
-        reason = f"nothing listens on {target.place} (connection refused)"
-        return RtspError("refused", reason)
-    if isinstance(error, TimeoutError):
-        return RtspError("timeout", f"no answer from {target.place} (timeout)")
-    words = {errno.EHOSTUNREACH: "no route to host", errno.ENETUNREACH: "network unreachable"}
-    why = words.get(error.errno or 0) or (error.strerror or type(error).__name__).lower()
-    return RtspError("unreachable", f"{target.place} cannot be reached ({why})")
-
-
-def _secured(sock: socket.socket, target: _Target, deadline: float) -> ssl.SSLSocket:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    try:
-        sock.settimeout(_remaining(deadline))
-        return context.wrap_socket(sock)
-    except TimeoutError:
-        raise RtspError("timeout", f"{target.place} does not answer in TLS (timeout)") from None
-    except OSError:
-        hint = "Try rtsp:// instead of rtsps://, or check the port."
-        raise RtspError("not_rtsp", f"{target.place} does not speak TLS", hint) from None
-    finally:
-        sock.close()  # does nothing once the TLS socket has taken over
 
 
 class Dialogue:
@@ -279,7 +107,7 @@ class Dialogue:
     def __init__(
         self,
         sock: socket.socket,
-        target: _Target,
+        target: Address,
         deadline: float,
         is_wanted: Callable[[], bool] = lambda: True,
     ) -> None:
@@ -371,7 +199,7 @@ class Dialogue:
             raise RtspError("timeout", f"{self._target.place} {slow} (timeout)") from None
 
     def _send(self, request: bytes) -> None:
-        self.sock.settimeout(_remaining(self.deadline))
+        self.sock.settimeout(remaining_s(self.deadline))
         try:
             self.sock.sendall(request)
         except TimeoutError:
@@ -435,7 +263,7 @@ class Dialogue:
     def _chunk(self, size_bytes: int) -> bytes:
         """Wait for bytes, in short turns, so that a wait nobody wants any more can end."""
         while True:
-            left_s = _remaining(self.deadline)
+            left_s = remaining_s(self.deadline)
             self.sock.settimeout(min(left_s, _TURN_S))
             try:
                 return self.sock.recv(size_bytes)
@@ -460,7 +288,7 @@ class Dialogue:
         return RtspError("not_rtsp", f'{place} does not speak RTSP: it says "{said}"')
 
 
-def _refusal(reply: Reply, target: _Target) -> RtspError:
+def _refusal(reply: Reply, target: Address) -> RtspError:
     """Put a reply that is no success in words."""
     said = target.show(f"{reply.status} {reply.phrase}")
     if reply.status in _STATUS_WORDS:

@@ -17,8 +17,10 @@ from contextlib import suppress
 from typing import Final
 from urllib.parse import urlsplit
 
-from rtsp.dialogue import RtspError, describe, parse_reply
+from rtsp.dialogue import describe, parse_reply
+from rtsp.errors import RtspError
 from rtsp.rtp import CodedPicture, RtpReceiver
+from rtsp.sdp import Video
 
 _CODECS: Final = {"H264": "h264", "H265": "h265", "JPEG": "mjpeg"}
 _CHUNK_BYTES: Final = 1 << 16
@@ -77,15 +79,7 @@ class RtspSession:
             size=video.size,
         )
         try:
-            self._uri = _resolve(self._dialogue.base_uri, video.session_control)
-            self._set_up(_resolve(self._uri, video.control), transport)
-            self._dialogue.request("PLAY", self._uri, self._headers({"Range": "npt=0.000-"}))
-        except TimeoutError:
-            self.close()
-            raise RtspError("timeout", "the camera answers too slowly (timeout)") from None
-        except (OSError, ValueError):  # it hangs up, or names addresses that are none
-            self.close()
-            raise RtspError("server_error", "the camera breaks the dialogue off") from None
+            self._play(video, transport)
         except BaseException:
             self.close()
             raise
@@ -124,6 +118,16 @@ class RtspSession:
             sock.close()
 
     # Setting up.
+
+    def _play(self, video: Video, transport: str) -> None:
+        try:
+            self._uri = _resolve(self._dialogue.base_uri, video.session_control)
+            self._set_up(_resolve(self._uri, video.control), transport)
+            self._dialogue.request("PLAY", self._uri, self._headers({"Range": "npt=0.000-"}))
+        except TimeoutError:
+            raise RtspError("timeout", "the camera answers too slowly (timeout)") from None
+        except (OSError, ValueError):  # it hangs up, or names addresses that can't be used
+            raise RtspError("server_error", "the camera breaks the dialogue off") from None
 
     def _headers(self, more: dict[str, str] | None = None) -> dict[str, str]:
         return {**({"Session": self._session} if self._session else {}), **(more or {})}

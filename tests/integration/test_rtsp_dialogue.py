@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from rtsp.dialogue import REPLY_MAX_BYTES, Diagnosis
+from rtsp.dialogue import REPLY_MAX_BYTES
+from rtsp.errors import Diagnosis
 from tests.rigs.rtsp import diagnose
 from tests.rigs.scripted_camera import WAIT_S, Peer, Script, Serve, Server, serving
 

@@ -13,7 +13,7 @@ import pytest
 
 import config
 from camera.stream import CameraStream
-from rtsp.dialogue import RtspError
+from rtsp.errors import RtspError
 from rtsp.rtp import CodedPicture
 from rtsp.session import RtspSession
 from simulator import clip, rtp

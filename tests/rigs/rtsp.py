@@ -22,7 +22,8 @@ from types import TracebackType
 from typing import NamedTuple, Self
 from urllib.parse import quote
 
-from rtsp.dialogue import Diagnosis, RtspError, describe
+from rtsp.dialogue import describe
+from rtsp.errors import Diagnosis, RtspError
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 PROGRAM = Path(__file__).with_name("gst_rtsp_server.py")

@@ -110,10 +110,6 @@ class Camera:
     def drop(self, pin: Pin) -> None:
         """Let go of nothing."""
 
-    def get_ready(self, captured_s: float) -> float | None:
-        """Decode nothing."""
-        return None
-
 
 @dataclass
 class Box:

@@ -93,9 +93,6 @@ class _Camera:
     def drop(self, pin: Pin) -> None:
         pass
 
-    def get_ready(self, captured_s: float) -> float | None:
-        return None
-
 
 def _tell(**words: object) -> None:
     """Write one line at once; without a reader there is no point in going on."""

@@ -81,10 +81,6 @@ class Camera:
     def drop(self, pin: Pin) -> None:
         """Hold nothing."""
 
-    def get_ready(self, captured_s: float) -> float | None:
-        """Decode nothing."""
-        return None
-
 
 class Server:
     """Take uploads, now and then not, and notice what comes twice or torn."""

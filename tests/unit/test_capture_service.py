@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -41,8 +40,6 @@ class FakeCamera:
         self.pinned_on: list[str] = []
         self.taken: list[float] = []
         self.dropped: list[float] = []
-        self.ready_since: list[float] = []
-        self.next_step_s: float | None = None
         self.missing: set[float] = set()
         self.gate: threading.Event | None = None
         self.taking = threading.Event()
@@ -66,10 +63,6 @@ class FakeCamera:
 
     def drop(self, pin: Pin) -> None:
         self.dropped.append(pin.wanted_s)
-
-    def get_ready(self, captured_s: float) -> float | None:
-        self.ready_since.append(captured_s)
-        return self.next_step_s
 
 
 @dataclass
@@ -183,20 +176,6 @@ def test_the_latency_is_from_the_edge_to_the_disk(site: Site) -> None:
     result = outcome.result(0)
     assert result is not None
     assert 1000 <= result.latency_ms <= 1000 + (time.monotonic() - before_s) * 1000
-
-
-def test_between_captures_the_camera_gets_ready_for_the_next(site: Site) -> None:
-    site.camera.next_step_s = 0.05
-    assert site.worker.step() == 0.05
-    assert site.camera.ready_since == [-math.inf]
-    before_s = time.monotonic()
-    for _ in range(2):
-        site.request()
-    for _ in range(2):
-        assert site.worker.step() == 0.0  # nothing comes before a capture
-    assert site.worker.step() == 0.05
-    assert len(site.camera.ready_since) == 2
-    assert before_s <= site.camera.ready_since[1] <= time.monotonic()
 
 
 @pytest.mark.parametrize("offset_ms", [-400, 0, 500])

@@ -9,6 +9,7 @@ import socket
 import pytest
 
 from rtsp import dialogue as rtsp_dialogue
+from rtsp.address import parse_url
 from rtsp.auth import authorization, digest_answer, parse_challenges
 from rtsp.sdp import first_video
 from tests.rigs.rtsp import diagnose
@@ -173,7 +174,7 @@ def test_codec_of_the_first_video_section(media: str, codec: str | None) -> None
     ],
 )
 def test_request_uri_has_no_credentials(url: str, uri: str) -> None:
-    assert rtsp_dialogue._parse(url).uri == uri
+    assert parse_url(url).uri == uri
 
 
 @pytest.mark.parametrize(
@@ -206,7 +207,7 @@ def test_unusable_addresses_are_said_without_showing_them(url: str) -> None:
     ],
 )
 def test_status_in_words(status: int, phrase: str, code: str, reason: str) -> None:
-    target = rtsp_dialogue._parse("rtsp://u:CANARY@cam/")
+    target = parse_url("rtsp://u:CANARY@cam/")
     found = rtsp_dialogue._refusal(rtsp_dialogue.Reply(status, phrase), target).diagnosis
     assert (found.code, found.reason) == (code, reason)
     assert found.hint

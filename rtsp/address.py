@@ -1,0 +1,70 @@
+"""A camera's URL taken apart: where it is, who logs in, and what must not be shown."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import quote, unquote_to_bytes, urlsplit
+
+_DEFAULT_PORTS: Final = {"rtsp": 554, "rtsps": 322}  # as FFmpeg has them
+
+
+@dataclass(frozen=True, repr=False)
+class Address:
+    """Where a camera is and how to log in; the password is kept out of its `repr`."""
+
+    tls: bool
+    host: str
+    port: int
+    uri: str
+    """The URL without credentials, as requests name it."""
+    user: str
+    password: str
+    secrets: tuple[str, ...]
+    """Spellings of the password that must not be shown."""
+
+    @property
+    def place(self) -> str:
+        """Return host and port, fit to be logged."""
+        host = self.host if len(self.host) <= 60 else self.host[:57] + "..."
+        return _printable(f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}")
+
+    def show(self, text: str, limit: int = 40) -> str:
+        """Make text from the network fit to be logged: short, printable, without the password."""
+        text = _printable(text.strip())
+        if any(secret in text for secret in self.secrets):
+            return "(text hidden)"
+        return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def _printable(text: str) -> str:
+    return "".join(char if " " <= char <= "~" else "?" for char in text)
+
+
+def parse_url(url: str) -> Address:
+    """Take a URL apart.
+
+    Raises:
+        ValueError: it names no RTSP server; the text may hold parts of the password.
+    """
+    parts = urlsplit(url)
+    port = _DEFAULT_PORTS.get(parts.scheme, 0) if parts.port is None else parts.port
+    rest = parts.path
+    rest += (parts.query and "?" + parts.query) + (parts.fragment and "#" + parts.fragment)
+    user = unquote_to_bytes(parts.username or "").decode("latin-1")
+    password = unquote_to_bytes(parts.password or "").decode("latin-1")
+    # An @ only after the host: a / ? or # in the password cut it, and "host" would be the user.
+    cut = "@" in rest and "@" not in parts.netloc
+    broken = cut or any(char < " " for char in user)  # a line break would forge headers
+    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or not port or broken:
+        raise ValueError
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    uri = "".join(
+        char if "!" <= char <= "~" and char not in '"\\' else quote(char)
+        for char in f"{parts.scheme}://{host}:{port}{rest}"
+    )
+    basic = base64.b64encode(f"{user}:{password}".encode("latin-1")).decode()
+    spellings = (password, parts.password or "", quote(password, "", "latin-1"), basic)
+    hidden = tuple(filter(None, spellings)) if password else ()
+    return Address(parts.scheme == "rtsps", parts.hostname, port, uri, user, password, hidden)
