@@ -104,12 +104,15 @@ def _open_once(url: str, path: Path) -> float:
 def offsets_ms(
     daemon: DaemonProcess, server: RtspServer, edges: list[Edge]
 ) -> tuple[list[float], int]:
-    """Read the frame numbers off the saved pictures: return the offsets and the nearest hits."""
+    """Read the frame numbers off the newest pictures: return the offsets and the nearest hits.
+
+    `edges` are the last ones, those of each camera in their order.
+    """
     offsets = []
     nearest = 0
     for name in PINS:
         moments = [edge.moment_s for edge in edges if edge.camera == name]
-        images = reversed(daemon.images_of(camera=name))
+        images = daemon.images_of(camera=name)[: len(moments)][::-1]
         for image, moment_s in zip(images, moments, strict=True):
             jpeg = np.frombuffer((daemon.images / image["filename"]).read_bytes(), np.uint8)
             bgr = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
