@@ -38,8 +38,10 @@ from upload.s3_target import S3Target
 from uploader import UploadService
 from web.access import Access
 from web.context import Actions, LivePicture, NoPictureError, Site
-from web.security import LoginThrottle, Passwords, Sessions
+from web.passwords import Passwords
 from web.server import WebServer
+from web.sessions import Sessions
+from web.throttle import LoginThrottle
 from web_app import create_app
 
 _log = logging.getLogger("main")

@@ -13,18 +13,17 @@ from flask import Blueprint, Response, g, jsonify, redirect, render_template, re
 from werkzeug.wrappers import Response as BaseResponse
 
 from web.errors import ApiError, wants_json
-from web.security import (
+from web.passwords import (
     DEFAULT_PASSWORD,
     MIN_PASSWORD_LENGTH,
     BusyError,
-    LoginThrottle,
     ManagedByEnvironmentError,
     Passwords,
-    Session,
-    Sessions,
     WeakPasswordError,
     WrongPasswordError,
 )
+from web.sessions import Session, Sessions
+from web.throttle import LoginThrottle
 
 _log = logging.getLogger(__name__)
 

@@ -16,7 +16,9 @@ from store.catalog import Catalog
 from store.rows import Image
 from web.access import Access
 from web.context import Actions, LivePicture, NoPictureError, Site
-from web.security import LoginThrottle, Passwords, Sessions
+from web.passwords import Passwords
+from web.sessions import Sessions
+from web.throttle import LoginThrottle
 from web_app import create_app
 
 CAMERAS = (

@@ -56,7 +56,7 @@ PACKAGE_OWNERS = {
     "RPi": {"gpio_service"},
     "av": {"camera.decoder"},
     "cv2": {"camera.decoder", "camera.picture_checks"},
-    "dotenv": {"config", "web.security"},
+    "dotenv": {"config", "web.passwords"},
     "minio": {"upload.s3_target"},
     "requests": {"upload.http_target"},
     "sqlite3": {"store.database", "store.orphan_rows", "store.rows"},

@@ -13,18 +13,12 @@ from werkzeug.test import TestResponse
 from store.catalog import Catalog
 from tests.rigs.stores import storage_config
 from tests.rigs.web import make_app
-from web import security
-from web.security import DEFAULT_PASSWORD, Passwords, store_password
+from web.passwords import DEFAULT_PASSWORD, Passwords, store_password
 
 GOOD = "gate-7 opens!"
 TOKEN = "canary-token-5"
 JSON = {"Accept": "application/json"}
 MakeClient = Callable[..., FlaskClient]
-
-
-@pytest.fixture(autouse=True)
-def quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(security, "_HASH_METHOD", "scrypt:1024:8:1")
 
 
 @pytest.fixture
