@@ -37,7 +37,7 @@ from upload.http_target import HttpTarget
 from upload.s3_target import S3Target
 from uploader import UploadService
 from web.access import Access
-from web.context import Actions, LivePicture, NoPictureError, Site
+from web.context import Actions, CameraUnavailableError, LivePicture, Site
 from web.passwords import Passwords
 from web.server import WebServer
 from web.sessions import Sessions
@@ -247,7 +247,7 @@ class Daemon:
         try:
             frame = self._live.frame(camera_key)
         except StreamError as error:
-            raise NoPictureError(error.reason, error.hint) from error
+            raise CameraUnavailableError(error.reason, error.hint) from error
         return LivePicture(frame.jpeg, frame.thumbnail, self._live.age_ms(frame))
 
     def _retry_uploads(self, filename: str | None) -> int:

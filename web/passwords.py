@@ -31,7 +31,7 @@ class WeakPasswordError(ValueError):
 
 
 class WrongPasswordError(Exception):
-    """The current password is another one."""
+    """The current password was given wrong."""
 
 
 class ManagedByEnvironmentError(Exception):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import stat
+import threading
 from pathlib import Path
 
 import pytest
 
 from config import load
+from web import passwords as module
 from web.passwords import (
     DEFAULT_PASSWORD,
+    BusyError,
     ManagedByEnvironmentError,
     Passwords,
     WeakPasswordError,
@@ -19,6 +22,7 @@ from web.passwords import (
 )
 
 GOOD = "gate-7 opens!"
+PATIENCE_S = 5.0
 
 
 def test_without_a_hash_the_password_is_the_default_one(tmp_path: Path) -> None:
@@ -69,7 +73,7 @@ def test_a_hash_from_the_environment_wins_and_stays(tmp_path: Path) -> None:
         passwords.change(GOOD, "another one 1")
 
 
-def test_a_hash_that_is_none_lets_nobody_in(tmp_path: Path) -> None:
+def test_a_text_that_is_no_hash_lets_nobody_in(tmp_path: Path) -> None:
     passwords = Passwords(tmp_path / ".env", {"ADMIN_PASSWORD_HASH": "nonsense"})
     assert not passwords.check("nonsense")
     assert not passwords.check(DEFAULT_PASSWORD)
@@ -123,3 +127,31 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     store_password(tmp_path / ".env", GOOD)
     assert (tmp_path / ".env").is_symlink()
     assert Passwords(tmp_path / ".env", {}).check(GOOD)
+
+
+def test_a_check_waits_for_the_one_before_it_and_not_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each check takes 32 MB: two at a time could take the captures' memory."""
+    passwords = Passwords(tmp_path / ".env", {})
+    passwords.change(DEFAULT_PASSWORD, GOOD)
+    begun, enough = threading.Event(), threading.Event()
+
+    def hash_long(hashed: str, password: str) -> bool:
+        begun.set()
+        return enough.wait(PATIENCE_S)
+
+    monkeypatch.setattr(module, "check_password_hash", hash_long)
+    monkeypatch.setattr(module, "_HASHING_PATIENCE_S", 0.0)
+    answers: list[bool] = []
+    first = threading.Thread(target=lambda: answers.append(passwords.check(GOOD)))
+    first.start()
+    assert begun.wait(PATIENCE_S)
+    with pytest.raises(BusyError):
+        passwords.check(GOOD)
+    with pytest.raises(BusyError):
+        passwords.change(GOOD, "another one 1")
+    enough.set()
+    first.join()
+    assert answers == [True]
+    assert passwords.check(GOOD), "it is free again"

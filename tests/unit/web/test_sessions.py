@@ -39,7 +39,7 @@ def test_a_session_lasts_while_it_is_used(tmp_path: Path) -> None:
     assert sessions.find(session_id) is None
 
 
-def test_ids_that_nobody_was_given_are_none(tmp_path: Path) -> None:
+def test_an_id_that_was_never_given_finds_no_session(tmp_path: Path) -> None:
     sessions, _ = make_sessions(tmp_path, Clock())
     sessions.open(must_change_password=False)
     for text in (None, "", "x", "../../etc"):
@@ -78,7 +78,7 @@ def test_a_broken_list_of_sessions_only_ends_them(tmp_path: Path, text: str) -> 
     assert sessions.find(sessions.open(must_change_password=False))
 
 
-def test_there_is_a_bound_for_sessions(tmp_path: Path) -> None:
+def test_the_session_unused_longest_ends_when_there_are_too_many(tmp_path: Path) -> None:
     clock = Clock()
     sessions, _ = make_sessions(tmp_path, clock)
     ids = []
