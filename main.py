@@ -23,7 +23,9 @@ from capture_service import CaptureOutcome, CaptureService
 from cleanup_service import CleanupService
 from clock_service import ClockService
 from config import Config, ConfigError, load
-from gpio_service import Edge, GpioBackend, GpioService, load_rpi_gpio
+from gpio.backend import GpioBackend, load_rpi_gpio
+from gpio.pins import Edge
+from gpio_service import GpioService
 from runtime.clock import Clock, is_synchronized
 from runtime.stats import Stats
 from runtime.version import RELEASED_AT, __version__
@@ -118,6 +120,7 @@ class Daemon:
             config.gpio,
             on_edge=self._on_edge,
             load=load_gpio or partial(load_rpi_gpio, config.storage.state_dir),
+            clock=clock,
         )
         self._clock_synchronized = clock_synchronized
         self._cleanup = CleanupService(

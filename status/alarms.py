@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Final
 
 from camera.stream import StreamStatus
-from gpio_service import GpioStatus
+from gpio.pins import GpioStatus
 from uploader import UploadStatus
 
 _LEVELS: Final = ("starting", "ok", "warning", "error")

@@ -23,16 +23,16 @@ ARROWS = {
     "cleanup_service": {"config", "runtime", "store"},
     "clock_service": {"runtime", "store"},
     "commands": {
-        *("camera", "capture_service", "cleanup_service", "config", "gpio_service", "runtime"),
-        *("store", "upload"),
+        *("camera", "capture_service", "cleanup_service", "config", "gpio", "gpio_service"),
+        *("runtime", "store", "upload"),
     },
     "config": {"runtime"},
     "gpio": {"config"},
     "gpio_service": {"config", "gpio", "runtime"},
     "main": {
         *("camera", "capture_service", "cleanup_service", "clock_service", "commands", "config"),
-        *("gpio_service", "runtime", "simulator", "status", "store", "upload", "uploader"),
-        *("web", "web_app"),
+        *("gpio", "gpio_service", "runtime", "simulator", "status", "store", "upload"),
+        *("uploader", "web", "web_app"),
     },
     "setup_password": {"web"},
     "simulator": {"config", "runtime", "store", "web"},
@@ -40,6 +40,7 @@ ARROWS = {
         "camera",
         "cleanup_service",
         "config",
+        "gpio",
         "gpio_service",
         "runtime",
         "store",
@@ -53,7 +54,7 @@ ARROWS = {
 }
 PACKAGE_OWNERS = {
     "PIL": {"store.exif"},
-    "RPi": {"gpio_service"},
+    "RPi": {"gpio.backend"},
     "av": {"camera.decoder"},
     "cv2": {"camera.decoder", "camera.picture_checks"},
     "dotenv": {"config", "web.passwords"},

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from camera.stream import StreamStatus
-from gpio_service import GpioStatus, PinStatus
+from gpio.pins import GpioStatus, PinStatus
 from status.alarms import Alert, CameraView, Situation, alerts, since_words, verdict
 from uploader import UploadStatus
 
