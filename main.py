@@ -122,7 +122,6 @@ class Daemon:
             load=load_gpio or partial(load_rpi_gpio, config.storage.state_dir),
             clock=clock,
         )
-        self._clock_synchronized = clock_synchronized
         self._cleanup = CleanupService(
             config.cleanup,
             self._catalog,
@@ -140,19 +139,19 @@ class Daemon:
         )
         self._live = LiveView(self._streams)
         self._passwords = Passwords(Path(".env"))
-        self._web = self._make_web()
+        self._web = self._make_web(clock)
 
-    def _make_web(self) -> WebServer:
+    def _make_web(self, clock: Clock) -> WebServer:
         status = SystemStatus(
             self._config,
             catalog=self._catalog,
             stats=self._stats,
-            streams=self._streams,
-            gpio=self._gpio,
-            uploads=self._uploads,
-            cleanup=self._cleanup,
+            clock=clock,
+            cameras={key: stream.status for key, stream in self._streams.items()},
+            gpio=self._gpio.status,
+            uploads=self._uploads.status,
+            retention=self._cleanup,
             workers=self._workers,
-            clock_synchronized=self._clock_synchronized,
             default_password=lambda: self._config.web.auth_enabled and self._passwords.is_default,
             list_error=lambda: self._exporter.write_error,
         )

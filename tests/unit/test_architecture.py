@@ -36,20 +36,11 @@ ARROWS = {
     },
     "setup_password": {"web"},
     "simulator": {"config", "runtime", "store", "web"},
-    "status": {
-        "camera",
-        "cleanup_service",
-        "config",
-        "gpio",
-        "gpio_service",
-        "runtime",
-        "store",
-        "uploader",
-    },
+    "status": {"camera", "config", "gpio", "runtime", "store", "uploader"},
     "store": {"config", "runtime"},
     "upload": {"config", "runtime", "store"},
     "uploader": {"config", "runtime", "store", "upload"},
-    "web": {"capture_service", "cleanup_service", "config", "runtime", "status", "store"},
+    "web": {"capture_service", "cleanup_service", "config", "runtime", "store"},
     "web_app": {"runtime", "web"},
 }
 PACKAGE_OWNERS = {
