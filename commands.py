@@ -17,7 +17,10 @@ from camera.stream import CameraStream
 from capture_service import CaptureOutcome, CaptureService
 from cleanup_service import CleanupService
 from config import CameraConfig, Config, redact_url
-from gpio_service import Edge, GpioBackend, GpioService
+from gpio.backend import GpioBackend
+from gpio.pins import Edge
+from gpio_service import GpioService
+from runtime.clock import Clock
 from runtime.stats import Stats
 from runtime.worker import Worker, stop_all
 from store import archive
@@ -116,9 +119,8 @@ def test_gpio(config: Config, load: Callable[[], GpioBackend], duration_s: float
     def show(edge: Edge) -> None:
         say(f"{edge.at.astimezone(config.site.timezone):%H:%M:%S.%f} {names[edge.camera_key]} LOW")
 
-    gpio = GpioService(
-        replace(config.gpio, enabled=True, trigger_enabled=True), on_edge=show, load=load
-    )
+    settings = replace(config.gpio, enabled=True, trigger_enabled=True)
+    gpio = GpioService(settings, on_edge=show, load=load, clock=Clock())
     gpio.start()
     try:
         deadline_s = time.monotonic() + _CONNECT_S

@@ -5,20 +5,18 @@ The library is never given a `bouncetime`: in rpi-lgpio it delays every trigger 
 
 from __future__ import annotations
 
-import importlib
 import logging
-import os
 import queue
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any, Final, Protocol, cast
+from datetime import datetime
+from typing import Final
 
 from config import GpioConfig
+from gpio.backend import GpioBackend, GpioError, in_words
 from gpio.debounce import Debouncer, Trigger
+from gpio.pins import Edge, GpioStatus, PinStatus
+from runtime.clock import Clock
 from runtime.worker import Worker
 
 _log = logging.getLogger(__name__)
@@ -27,80 +25,6 @@ _LEVEL_CHECK_S: Final = 1.0
 _POLL_S: Final = 0.01
 _STUCK_POLL_S: Final = 0.1
 _RETRY_S: Final = 30.0
-_PACKAGE_HINT: Final = (
-    "Install it with: sudo apt install python3-rpi-lgpio, and use a venv made with "
-    "--system-site-packages. Set GPIO_ENABLED=false where there are no pins."
-)
-
-
-class GpioError(Exception):
-    """The pins can't be used. `hint` says what to do."""
-
-    def __init__(self, reason: str, hint: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.hint = hint
-
-
-class GpioBackend(Protocol):
-    """The part of the RPi.GPIO module that is used here."""
-
-    BCM: Any
-    IN: Any
-    PUD_UP: Any
-    FALLING: Any
-    LOW: Any
-
-    def setmode(self, mode: Any, /) -> None:
-        """Choose the numbering of the pins."""
-
-    def setup(self, channel: int, direction: Any, /, *, pull_up_down: Any) -> None:
-        """Claim a pin."""
-
-    def add_event_detect(
-        self, channel: int, edge: Any, /, *, callback: Callable[[int], None]
-    ) -> None:
-        """Call back on one thread for all pins."""
-
-    def input(self, channel: int, /) -> Any:
-        """Read a level."""
-
-    def cleanup(self) -> None:
-        """Give all pins back."""
-
-
-@dataclass(frozen=True)
-class Edge:
-    """A trigger: which camera, and when on both clocks."""
-
-    camera_key: str
-    monotonic_s: float
-    at: datetime
-    late: bool
-
-
-@dataclass(frozen=True)
-class PinStatus:
-    """What is known of one pin. `state` is HIGH, LOW, or None when it was never read."""
-
-    camera_key: str
-    pin: int
-    state: str | None
-    last_edge_at: datetime | None
-    triggers: int
-    suppressed: int
-    stuck_low: bool
-
-
-@dataclass(frozen=True)
-class GpioStatus:
-    """Whether the pins work, and each of them."""
-
-    enabled: bool
-    available: bool
-    error: str | None
-    hint: str | None
-    pins: tuple[PinStatus, ...]
 
 
 @dataclass
@@ -126,11 +50,13 @@ class GpioService(Worker):
         *,
         on_edge: Callable[[Edge], None],
         load: Callable[[], GpioBackend],
+        clock: Clock,
     ) -> None:
         super().__init__("gpio")
         self._config = config
         self._on_edge = on_edge
         self._load = load
+        self._clock = clock
         self._backend: GpioBackend | None = None
         self._error: GpioError | None = None
         self._edges: queue.SimpleQueue[tuple[int, float]] = queue.SimpleQueue()
@@ -151,7 +77,7 @@ class GpioService(Worker):
                 self._take_edges()  # those that came until a later pin failed are due now
                 return _RETRY_S
         self._take_edges()
-        now_s = time.monotonic()
+        now_s = self._clock.monotonic_s()
         return min((self._look(pin, now_s) for pin in self._pins.values()), default=None)
 
     def close(self) -> None:
@@ -184,16 +110,16 @@ class GpioService(Worker):
             triggers=pin.triggers,
             suppressed=pin.debouncer.suppressed,
             stuck_low=low_since_s is not None
-            and time.monotonic() - low_since_s >= self._config.stuck_low_s,
+            and self._clock.monotonic_s() - low_since_s >= self._config.stuck_low_s,
         )
 
     def _claim_pins(self) -> None:
         backend = self._load()
-        with _in_words():
+        with in_words():
             backend.setmode(backend.BCM)
         try:
             for pin in self._pins.values():
-                with _in_words(pin.number):
+                with in_words(pin.number):
                     backend.setup(pin.number, backend.IN, pull_up_down=backend.PUD_UP)
                     was_low = backend.input(pin.number) == backend.LOW
                     backend.add_event_detect(
@@ -211,7 +137,7 @@ class GpioService(Worker):
         _log.info("GPIO watches pins %s", ", ".join(map(str, self._pins)))
 
     def _start_pin(self, pin: _Pin, is_low: bool) -> None:
-        now_s = time.monotonic()
+        now_s = self._clock.monotonic_s()
         self._note_level(pin, is_low, now_s)
         if not is_low:
             return
@@ -224,7 +150,7 @@ class GpioService(Worker):
     def _called_back(self, channel: int) -> None:
         """Take the time of an edge, on the library's thread, where nothing may escape."""
         try:
-            self._edges.put((channel, time.monotonic()))
+            self._edges.put((channel, self._clock.monotonic_s()))
             self.wake()
         except BaseException:  # noqa: BLE001, S110 - it would end the thread of all pins, silently
             pass
@@ -236,7 +162,7 @@ class GpioService(Worker):
             except queue.Empty:
                 return
             pin = self._pins[number]
-            pin.last_edge_at = _wall_time(edge_s)
+            pin.last_edge_at = self._clock.at(edge_s).at
             self._fire(pin, pin.debouncer.edge(edge_s))
 
     def _look(self, pin: _Pin, now_s: float) -> float:
@@ -264,7 +190,7 @@ class GpioService(Worker):
         if trigger is None:
             return
         pin.triggers += 1
-        pin.last_edge_at = at = _wall_time(trigger.edge_s)
+        pin.last_edge_at = at = self._clock.at(trigger.edge_s).at
         _log.info("pin %d LOW: trigger for %s", pin.number, pin.camera_key)
         if self._config.trigger_enabled:
             self._on_edge(Edge(pin.camera_key, trigger.edge_s, at, trigger.late))
@@ -273,57 +199,3 @@ class GpioService(Worker):
         if self._error is None or self._error.reason != error.reason:
             _log.error("GPIO unavailable: %s. %s", error.reason, error.hint)
         self._error = error
-
-
-def load_rpi_gpio(work_dir: Path) -> GpioBackend:
-    """Import RPi.GPIO, which rpi-lgpio provides on today's systems.
-
-    The import leaves a FIFO in `work_dir` and may change the working directory; it is set back.
-
-    Raises:
-        GpioError: there is no such package, or no pins.
-    """
-    os.environ.setdefault("LG_WD", str(work_dir))
-    before = Path.cwd()
-    try:
-        return cast(GpioBackend, importlib.import_module("RPi.GPIO"))
-    except ImportError as error:
-        raise GpioError("the RPi.GPIO package is not installed", _PACKAGE_HINT) from error
-    except Exception as error:
-        raise _gpio_error(error, None) from error
-    finally:
-        os.chdir(before)
-
-
-@contextmanager
-def _in_words(pin: int | None = None) -> Iterator[None]:
-    """Turn whatever the library raises into a reason and a hint."""
-    try:
-        yield
-    except Exception as error:
-        raise _gpio_error(error, pin) from error
-
-
-def _gpio_error(error: Exception, pin: int | None) -> GpioError:
-    chips = sorted(Path("/dev").glob("gpiochip*"))
-    text = str(error) or type(error).__name__
-    if not chips:
-        return GpioError(
-            f"this computer has no GPIO chip ({text})",
-            "Run it on a Raspberry Pi, or set GPIO_ENABLED=false.",
-        )
-    if not any(os.access(chip, os.R_OK | os.W_OK) for chip in chips):
-        return GpioError(
-            f"no permission to use {chips[0]}",
-            "Add the user to the group gpio: sudo usermod -aG gpio $USER, then log in again.",
-        )
-    if pin is not None:
-        return GpioError(
-            f"pin {pin} can't be used ({text})",
-            "Another program may hold it (see: sudo gpioinfo); end that program.",
-        )
-    return GpioError(f"GPIO does not work ({text})", _PACKAGE_HINT)
-
-
-def _wall_time(monotonic_s: float) -> datetime:
-    return datetime.now(UTC) - timedelta(seconds=time.monotonic() - monotonic_s)

@@ -24,7 +24,9 @@ from capture_service import CaptureOutcome, CaptureService
 from cleanup_service import CleanupService
 from clock_service import ClockService
 from config import Config, ConfigError, load
-from gpio_service import Edge, GpioBackend, GpioService, load_rpi_gpio
+from gpio.backend import GpioBackend, load_rpi_gpio
+from gpio.pins import Edge
+from gpio_service import GpioService
 from runtime.clock import Clock, is_synchronized
 from runtime.stats import Stats
 from runtime.version import RELEASED_AT, __version__
@@ -38,9 +40,11 @@ from upload.http_target import HttpTarget
 from upload.s3_target import S3Target
 from uploader import UploadService
 from web.access import Access
-from web.context import Actions, LivePicture, NoPictureError, Site
-from web.security import LoginThrottle, Passwords, Sessions
+from web.context import Actions, CameraUnavailableError, LivePicture, Site
+from web.passwords import Passwords
 from web.server import WebServer
+from web.sessions import Sessions
+from web.throttle import LoginThrottle
 from web_app import create_app
 
 _log = logging.getLogger("main")
@@ -117,8 +121,8 @@ class Daemon:
             config.gpio,
             on_edge=self._on_edge,
             load=load_gpio or partial(load_rpi_gpio, config.storage.state_dir),
+            clock=clock,
         )
-        self._clock_synchronized = clock_synchronized
         self._cleanup = CleanupService(
             config.cleanup,
             self._catalog,
@@ -136,19 +140,19 @@ class Daemon:
         )
         self._live = LiveView(self._streams)
         self._passwords = Passwords(Path(".env"))
-        self._web = self._make_web()
+        self._web = self._make_web(clock)
 
-    def _make_web(self) -> WebServer:
+    def _make_web(self, clock: Clock) -> WebServer:
         status = SystemStatus(
             self._config,
             catalog=self._catalog,
             stats=self._stats,
-            streams=self._streams,
-            gpio=self._gpio,
-            uploads=self._uploads,
-            cleanup=self._cleanup,
+            clock=clock,
+            cameras={key: stream.status for key, stream in self._streams.items()},
+            gpio=self._gpio.status,
+            uploads=self._uploads.status,
+            retention=self._cleanup,
             workers=self._workers,
-            clock_synchronized=self._clock_synchronized,
             default_password=lambda: self._config.web.auth_enabled and self._passwords.is_default,
             list_error=lambda: self._exporter.write_error,
         )
@@ -246,7 +250,7 @@ class Daemon:
         try:
             frame = self._live.frame(camera_key)
         except StreamError as error:
-            raise NoPictureError(error.reason, error.hint) from error
+            raise CameraUnavailableError(error.reason, error.hint) from error
         return LivePicture(frame.jpeg, frame.thumbnail, self._live.age_ms(frame))
 
     def _retry_uploads(self, filename: str | None) -> int:

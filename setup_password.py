@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from web.security import DEFAULT_PASSWORD, WeakPasswordError, require_strong, store_password
+from web.passwords import DEFAULT_PASSWORD, WeakPasswordError, require_strong, store_password
 
 ENV_FILE = Path(".env")
 

@@ -1,1 +1,5 @@
-"""The contact and the library that reads it."""
+"""The contact and the library that reads it.
+
+Others use: `backend` (`GpioBackend`, `GpioError`, `in_words`, `load_rpi_gpio`), `debounce`
+(`Debouncer`, `Trigger`), `pins` (`Edge`, `GpioStatus`, `PinStatus`).
+"""

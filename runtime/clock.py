@@ -51,7 +51,7 @@ class Clock:
         """Begin with what is known: it can't be earlier than the release or the newest image."""
         self.synchronized = synchronized or is_synchronized
         self._wall_s = wall_s
-        self._monotonic_s = monotonic_s
+        self.monotonic_s = monotonic_s
         self._released_s = released_at.timestamp()
         known_s = max(self._released_s, newest_at.timestamp() if newest_at else 0.0)
         self._known_offset_s = known_s - monotonic_s()
@@ -85,9 +85,9 @@ class Clock:
     def _look(self) -> tuple[bool, float]:
         # Asked first: a clock set just now is then distrusted once more, never trusted too early.
         is_synchronized = self.synchronized() is not False
-        before_s = self._monotonic_s()
+        before_s = self.monotonic_s()
         wall_s = self._wall_s()
-        offset_s = wall_s - (before_s + self._monotonic_s()) / 2
+        offset_s = wall_s - (before_s + self.monotonic_s()) / 2
         trusted = is_synchronized and wall_s >= self._released_s
         if trusted:
             self._known_offset_s = offset_s

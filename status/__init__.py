@@ -1,1 +1,4 @@
-"""What is wrong, in words."""
+"""What is wrong, in words.
+
+Others use: `document` (`SystemStatus`), `alarms` (`Alert`).
+"""

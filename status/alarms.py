@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Final
 
 from camera.frame import StreamStatus
-from gpio_service import GpioStatus
+from gpio.pins import GpioStatus
 from upload.progress import UploadStatus
 
 _LEVELS: Final = ("starting", "ok", "warning", "error")
@@ -17,18 +16,23 @@ _START_S: Final = 10.0
 
 @dataclass(frozen=True)
 class Alert:
-    """One thing that is wrong. `level` is warning or error."""
+    """One thing that is wrong. `level` is warning or error, `subject` a camera's name or empty.
+
+    Code and subject tell alerts apart: numbers in the message change while one stands.
+    """
 
     code: str
     level: str
     message: str
     hint: str
+    subject: str = ""
 
 
 @dataclass(frozen=True)
 class CameraView:
     """An enabled camera for the rules."""
 
+    key: str
     name: str
     label: str
     status: StreamStatus
@@ -58,9 +62,10 @@ class Situation:
 
 def alerts(now: Situation) -> list[Alert]:
     """Return what is wrong, errors first."""
+    of_cameras = (_camera(camera, now.uptime_s) for camera in now.cameras)
     found = [
-        *_cameras(now),
-        *_gpio(now.gpio),
+        *(alert for alert in of_cameras if alert is not None),
+        *_gpio(now),
         *_upload(now),
         *_storage(now),
         *_rest(now),
@@ -80,51 +85,43 @@ def verdict(now: Situation, found: Sequence[Alert], last_image_at: str | None) -
     return "ok", "Working." + (f" Last photo {last_image_at}." if last_image_at else "")
 
 
-def since_words(moment: datetime, now: datetime) -> str:
-    """Return how long ago something was."""
-    seconds = (now - moment).total_seconds()
-    for limit, unit, word in ((90, 1, "s"), (5400, 60, "min"), (172800, 3600, "h")):
-        if seconds < limit:
-            return f"{max(0, round(seconds / unit))} {word} ago"
-    return f"{round(seconds / 86400)} days ago"
+def _camera(camera: CameraView, uptime_s: float) -> Alert | None:
+    status, name = camera.status, f"camera {camera.name} ({camera.label})"
+
+    def alert(code: str, level: str, text: str, hint: str | None) -> Alert:
+        return Alert(code, level, f"{name} {text}", hint or "", camera.name)
+
+    if status.state == "down":
+        return alert("camera_down", "error", f"is down: {status.error}", status.hint)
+    if status.state == "stalled":
+        return alert("camera_stalled", "error", f"sends no picture: {status.error}", status.hint)
+    if status.state == "connecting" and uptime_s >= _START_S:
+        hint = "Check its power, network cable and address."
+        return alert("camera_down", "error", "has sent no picture yet", hint)
+    if status.ring_too_short:
+        text = "sends so much that its last seconds don't fit in memory"
+        hint = "Set its I-frame interval to 1 s and its bit rate to 8 Mbit/s or less."
+        return alert("gop_too_long", "warning", text, hint)
+    if status.gop_too_long:
+        text = f"has an I-frame interval of {status.gop_s or 0:.0f} s"
+        return alert("gop_too_long", "warning", text, status.advice)
+    return None
 
 
-def _cameras(now: Situation) -> list[Alert]:
-    found = []
-    for camera in now.cameras:
-        status, name = camera.status, f"camera {camera.name} ({camera.label})"
-        if status.state == "down":
-            text = f"{name} is down: {status.error}"
-            found.append(Alert("camera_down", "error", text, status.hint or ""))
-        elif status.state == "stalled":
-            text = f"{name} sends no picture: {status.error}"
-            found.append(Alert("camera_stalled", "error", text, status.hint or ""))
-        elif status.state == "connecting" and now.uptime_s >= _START_S:
-            text = f"{name} has sent no picture yet"
-            found.append(
-                Alert("camera_down", "error", text, "Check its power, network cable and address.")
-            )
-        elif status.ring_too_short:
-            text = f"{name} sends so much that its last seconds don't fit in memory"
-            hint = "Set its I-frame interval to 1 s and its bit rate to 8 Mbit/s or less."
-            found.append(Alert("gop_too_long", "warning", text, hint))
-        elif status.gop_too_long:
-            text = f"{name} has an I-frame interval of {status.gop_s or 0:.0f} s"
-            found.append(Alert("gop_too_long", "warning", text, status.advice or ""))
-    return found
-
-
-def _gpio(gpio: GpioStatus) -> list[Alert]:
+def _gpio(now: Situation) -> list[Alert]:
+    gpio = now.gpio
     if not gpio.enabled:
         return []
     if gpio.error is not None:
         return [Alert("gpio_unavailable", "error", f"GPIO: {gpio.error}", gpio.hint or "")]
+    names = {camera.key: camera.name for camera in now.cameras}
     return [
         Alert(
             "stuck_low",
             "warning",
             f"pin {pin.pin} has been LOW for a long time",
             "Check the loop detector's relay and whether its wire is cut to ground.",
+            names[pin.camera_key],
         )
         for pin in gpio.pins
         if pin.stuck_low

@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime
+from typing import Any, Protocol
 
 from camera.frame import StreamStatus
-from camera.stream import CameraStream
-from cleanup_service import CleanupService
-from config import Config
-from gpio_service import GpioService
-from runtime.clock import is_synchronized
+from config import CameraConfig, Config
+from gpio.pins import GpioStatus
+from runtime.ages import since_words
+from runtime.clock import Clock
 from runtime.stats import Stats
 from runtime.version import __version__
 from runtime.worker import Worker
-from status.alarms import Alert, CameraView, Situation, alerts, since_words, verdict
+from status.alarms import Alert, CameraView, Situation, alerts, verdict
 from store.catalog import SLOW_SAVE_S, Catalog
 from store.image_files import StorageError
-from store.rows import ImageFilter, iso
-from uploader import UploadService
+from store.rows import ImageFilter, Totals, iso
+from upload.progress import UploadStatus
 
 Document = dict[str, Any]
 
 
+class Retention(Protocol):
+    """What the cleanup knows of the room on the disk."""
+
+    @property
+    def nothing_left_to_delete(self) -> bool:
+        """Tell whether the disk is nearly full of images that are still to be sent."""
+
+    def days_left(self) -> int | None:
+        """Return for how many days there is room; `None` if nobody can tell."""
+
+
 class SystemStatus:
-    """Put together what the services know. All methods are for any thread and never block long."""
+    """Put together what the services know. All methods are for any thread and never block long.
+
+    `cameras` has the status of each enabled camera by its key.
+    """
 
     def __init__(
         self,
@@ -34,91 +46,55 @@ class SystemStatus:
         *,
         catalog: Catalog,
         stats: Stats,
-        streams: Mapping[str, CameraStream],
-        gpio: GpioService,
-        uploads: UploadService,
-        cleanup: CleanupService,
+        clock: Clock,
+        cameras: Mapping[str, Callable[[], StreamStatus]],
+        gpio: Callable[[], GpioStatus],
+        uploads: Callable[[], UploadStatus],
+        retention: Retention,
         workers: Callable[[], Sequence[Worker]],
-        clock_synchronized: Callable[[], bool | None] = is_synchronized,
         default_password: Callable[[], bool] = lambda: False,
         list_error: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._config = config
         self._catalog = catalog
         self._stats = stats
-        self._streams = streams
+        self._clock = clock
+        self._cameras = cameras
         self._gpio = gpio
         self._uploads = uploads
-        self._cleanup = cleanup
+        self._retention = retention
         self._workers = workers
-        self._clock_synchronized = clock_synchronized
         self._default_password = default_password
         self._list_error = list_error
         self._names = {camera.key: camera.name for camera in config.cameras}
-        self._started_at = datetime.now(UTC)
-        self._started_s = time.monotonic()
-        self._since: dict[str, datetime] = {}
+        self._started_at = clock.wall()
+        self._started_s = clock.monotonic_s()
+        self._since: dict[tuple[str, str], datetime] = {}
 
     def status(self) -> Document:
         """Return what the dashboard shows."""
+        now = self._clock.wall()
         totals = self._catalog.totals()
-        upload = self._uploads.status()
-        gpio = self._gpio.status()
-        oldest = self._catalog.oldest_pending()
-        newest = self._catalog.images(ImageFilter(), limit=1)
-        storage = self._storage(totals.images, totals.bytes)
-        clock_synchronized = self._clock_synchronized()
-        now = datetime.now(UTC)
-        streams = {key: stream.status() for key, stream in self._streams.items()}
-        situation = Situation(
-            uptime_s=time.monotonic() - self._started_s,
-            cameras=[
-                CameraView(c.name, c.label, streams[c.key])
-                for c in self._config.cameras
-                if c.enabled
-            ],
-            gpio=gpio,
-            upload=upload,
-            pending=totals.by_state["pending"],
-            rejected=totals.by_state["rejected"],
-            unknown=totals.by_state["unknown"],
-            disk_low=storage["disk_free_bytes"] < self._config.storage.min_free_disk_bytes,
-            nothing_left_to_delete=self._cleanup.nothing_left_to_delete,
-            write_error=self._catalog.write_error or self._list_error(),
-            slow_save_s=save_s if (save_s := self._catalog.last_save_s) >= SLOW_SAVE_S else None,
-            clock_synchronized=clock_synchronized,
-            env_file_exposed=self._config.env_file_exposed,
-            default_password=self._default_password(),
-        )
+        storage = self._storage(totals)
+        situation = self._situation(totals, storage["disk_free_bytes"])
+        streams = {camera.key: camera.status for camera in situation.cameras}
         found = alerts(situation)
-        level, message = verdict(
-            situation, found, since_words(newest[0].captured_at, now) if newest else None
-        )
+        newest = self._catalog.images(ImageFilter(), limit=1)
+        last_photo = since_words(newest[0].captured_at, now) if newest else None
+        level, message = verdict(situation, found, last_photo)
         return {
             "version": __version__,
             "site": self._config.site.site_id,
             "started_at": iso(self._started_at),
             "uptime_s": round(situation.uptime_s),
             "time": iso(now),
-            "clock_synchronized": clock_synchronized,
+            "clock_synchronized": situation.clock_synchronized,
             "verdict": {"level": level, "message": message},
-            "cameras": [
-                self._camera(camera.key, streams.get(camera.key)) for camera in self._config.cameras
-            ],
-            "gpio": self.gpio_status(),
-            "upload": {
-                "enabled": upload.enabled,
-                "online": upload.online,
-                "paused": upload.paused,
-                "queue_size": upload.queue_size,
-                "pending": totals.by_state["pending"],
-                "rejected": totals.by_state["rejected"],
-                "oldest_pending_at": iso(oldest[0].captured_at) if oldest else None,
-                "target": upload.target,
-                "drain": None if upload.drain is None else vars(upload.drain),
-            },
+            "cameras": [_camera(c, streams.get(c.key)) for c in self._config.cameras],
+            "gpio": self._pins(situation.gpio),
+            "upload": self._upload(situation.upload, totals),
             "storage": storage,
-            "alerts": [self._alert(alert, now) for alert in self._remember(found, now)],
+            "alerts": self._remember(found, now),
         }
 
     def stats(self) -> Document:
@@ -137,13 +113,13 @@ class SystemStatus:
             "uploads": {
                 "uploaded": now.uploaded,
                 "failed_attempts": now.failed_attempts,
-                "queued": self._uploads.status().queue_size,
+                "queued": self._uploads().queue_size,
                 "pending": totals.by_state["pending"],
                 "rejected": totals.by_state["rejected"],
                 "bytes": now.uploaded_bytes,
                 "last_success_at": iso(now.last_upload_at),
             },
-            "storage": self._storage(totals.images, totals.bytes),
+            "storage": self._storage(totals),
             "cleanup": {
                 "last_run_at": iso(now.cleanup_last_run_at),
                 "deleted": now.cleanup_deleted,
@@ -156,7 +132,42 @@ class SystemStatus:
 
     def gpio_status(self) -> Document:
         """Return the pins."""
-        gpio = self._gpio.status()
+        return self._pins(self._gpio())
+
+    def health(self) -> str:
+        """Return ok, degraded, starting or failing."""
+        if not all(worker.is_alive() for worker in self._workers()):
+            return "failing"
+        try:
+            level = self.status()["verdict"]["level"]
+        except StorageError:  # what can be said without the catalog is said at /api/status
+            return "degraded"
+        return {"ok": "ok", "starting": "starting"}.get(level, "degraded")
+
+    def _situation(self, totals: Totals, disk_free_bytes: int) -> Situation:
+        save_s = self._catalog.last_save_s
+        return Situation(
+            uptime_s=self._clock.monotonic_s() - self._started_s,
+            cameras=[
+                CameraView(c.key, c.name, c.label, self._cameras[c.key]())
+                for c in self._config.cameras
+                if c.enabled
+            ],
+            gpio=self._gpio(),
+            upload=self._uploads(),
+            pending=totals.by_state["pending"],
+            rejected=totals.by_state["rejected"],
+            unknown=totals.by_state["unknown"],
+            disk_low=disk_free_bytes < self._config.storage.min_free_disk_bytes,
+            nothing_left_to_delete=self._retention.nothing_left_to_delete,
+            write_error=self._catalog.write_error or self._list_error(),
+            slow_save_s=save_s if save_s >= SLOW_SAVE_S else None,
+            clock_synchronized=self._clock.synchronized(),
+            env_file_exposed=self._config.env_file_exposed,
+            default_password=self._default_password(),
+        )
+
+    def _pins(self, gpio: GpioStatus) -> Document:
         return {
             "enabled": gpio.enabled,
             "available": gpio.available,
@@ -176,55 +187,53 @@ class SystemStatus:
             ],
         }
 
-    def health(self) -> str:
-        """Return ok, degraded, starting or failing."""
-        if not all(worker.is_alive() for worker in self._workers()):
-            return "failing"
-        try:
-            level = self.status()["verdict"]["level"]
-        except StorageError:  # what can be said without the catalog is said at /api/status
-            return "degraded"
-        return {"ok": "ok", "starting": "starting"}.get(level, "degraded")
-
-    def _camera(self, key: str, status: StreamStatus | None) -> Document:
-        camera = next(camera for camera in self._config.cameras if camera.key == key)
-        age_s = status.last_frame_age_s if status else None
+    def _upload(self, upload: UploadStatus, totals: Totals) -> Document:
+        oldest = self._catalog.oldest_pending()
         return {
-            "key": key,
-            "name": camera.name,
-            "label": camera.label,
-            "enabled": camera.enabled,
-            "state": status.state if status else "disabled",
-            "error": status.error if status else None,
-            "hint": (status.hint or status.advice) if status else None,
-            "last_frame_age_ms": None if age_s is None else round(age_s * 1000),
-            "fps": status.fps if status else None,
-            "width": status.width if status else None,
-            "height": status.height if status else None,
-            "codec": status.codec if status else None,
+            "enabled": upload.enabled,
+            "online": upload.online,
+            "paused": upload.paused,
+            "queue_size": upload.queue_size,
+            "pending": totals.by_state["pending"],
+            "rejected": totals.by_state["rejected"],
+            "oldest_pending_at": iso(oldest[0].captured_at) if oldest else None,
+            "target": upload.target,
+            "drain": None if upload.drain is None else vars(upload.drain),
         }
 
-    def _storage(self, images: int, size_bytes: int) -> Document:
+    def _storage(self, totals: Totals) -> Document:
         free, total = self._catalog.disk_usage()
         return {
-            "images": images,
-            "bytes": size_bytes,
+            "images": totals.images,
+            "bytes": totals.bytes,
             "disk_free_bytes": free,
             "disk_total_bytes": total,
-            "days_left": self._cleanup.days_left(),
+            "days_left": self._retention.days_left(),
         }
 
-    def _remember(self, found: Sequence[Alert], now: datetime) -> Sequence[Alert]:
-        """Note since when each alert stands."""
-        standing = {_identity(alert): alert for alert in found}
-        self._since = {key: self._since.get(key, now) for key in standing}
-        return found
+    def _remember(self, found: Sequence[Alert], now: datetime) -> list[Document]:
+        """Return the alerts as documents, each with the time since when it stands."""
+        standing = [(alert.code, alert.subject) for alert in found]
+        self._since = since = {key: self._since.get(key, now) for key in standing}
+        return [
+            {**vars(alert), "since": iso(since[key])}
+            for alert, key in zip(found, standing, strict=True)
+        ]
 
-    def _alert(self, alert: Alert, now: datetime) -> Document:
-        return {**vars(alert), "since": iso(self._since.get(_identity(alert), now))}
 
-
-def _identity(alert: Alert) -> str:
-    """Tell alerts apart by their code and what they are about, not by changing numbers."""
-    subject = alert.message.partition(":")[0]
-    return f"{alert.code} {subject}" if alert.code.startswith("camera") else alert.code
+def _camera(camera: CameraConfig, status: StreamStatus | None) -> Document:
+    age_s = status.last_frame_age_s if status else None
+    return {
+        "key": camera.key,
+        "name": camera.name,
+        "label": camera.label,
+        "enabled": camera.enabled,
+        "state": status.state if status else "disabled",
+        "error": status.error if status else None,
+        "hint": (status.hint or status.advice) if status else None,
+        "last_frame_age_ms": None if age_s is None else round(age_s * 1000),
+        "fps": status.fps if status else None,
+        "width": status.width if status else None,
+        "height": status.height if status else None,
+        "codec": status.codec if status else None,
+    }

@@ -13,18 +13,17 @@ from flask import Blueprint, Response, g, jsonify, redirect, render_template, re
 from werkzeug.wrappers import Response as BaseResponse
 
 from web.errors import ApiError, wants_json
-from web.security import (
+from web.passwords import (
     DEFAULT_PASSWORD,
     MIN_PASSWORD_LENGTH,
     BusyError,
-    LoginThrottle,
     ManagedByEnvironmentError,
     Passwords,
-    Session,
-    Sessions,
     WeakPasswordError,
     WrongPasswordError,
 )
+from web.sessions import Session, Sessions
+from web.throttle import LoginThrottle
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +40,7 @@ _SAFE: Final = ("GET", "HEAD", "OPTIONS")
 
 @dataclass(frozen=True)
 class Access:
-    """What decides about a request. `api_token` is empty when there is none."""
+    """Decide whether a request may pass. `api_token` is empty when none is configured."""
 
     enabled: bool
     api_token: str
@@ -85,7 +84,7 @@ class Access:
         raise ApiError(401, "unauthorized", "the API token is wrong")
 
     def _check_csrf(self) -> None:
-        """Let nothing be changed by a page of another site."""
+        """Refuse a change that a page of another site may have asked for."""
         if request.method in _SAFE:
             return
         by_browser = any(name in request.headers for name in ("Origin", "Referer", "Cookie"))
@@ -154,7 +153,12 @@ class Access:
 def blueprint(access: Access) -> Blueprint:
     """Return login, logout and the password's page."""
     pages = Blueprint("access", __name__)
+    _add_login(pages, access)
+    _add_password(pages, access)
+    return pages
 
+
+def _add_login(pages: Blueprint, access: Access) -> None:
     @pages.get("/login")
     def login() -> BaseResponse:
         if not access.enabled or access.sessions.find(_session_id()):
@@ -177,7 +181,7 @@ def blueprint(access: Access) -> Blueprint:
                 raise ApiError(401, "unauthorized", "the password is wrong")
             return _login_page(access, "The password is wrong.", 401)
         response = jsonify(ok=True) if wants_json() else redirect(_next_page(), 303)
-        return _with_cookie(response, session_id)
+        return with_session(response, session_id)
 
     @pages.post("/logout")
     def log_out() -> BaseResponse:
@@ -186,6 +190,8 @@ def blueprint(access: Access) -> Blueprint:
         response.delete_cookie(COOKIE, httponly=True, samesite="Lax", secure=request.is_secure)
         return response
 
+
+def _add_password(pages: Blueprint, access: Access) -> None:
     @pages.get("/password")
     def password() -> str:
         return _password_page(access, None)
@@ -200,9 +206,7 @@ def blueprint(access: Access) -> Blueprint:
             )
         except ApiError as error:
             return _password_page(access, error.sentence), error.status
-        return _with_cookie(redirect(url_for("pages.index", said="password"), 303), session_id)
-
-    return pages
+        return with_session(redirect(url_for("pages.index", said="password"), 303), session_id)
 
 
 def api_session(access: Access) -> Response:
@@ -216,12 +220,8 @@ def api_session(access: Access) -> Response:
     )
 
 
-def with_new_session(response: Response, session_id: str) -> Response:
-    """Give the caller the cookie of its session's new id."""
-    return _with_cookie(response, session_id)
-
-
-def _with_cookie(response: AnyResponse, session_id: str) -> AnyResponse:
+def with_session(response: AnyResponse, session_id: str) -> AnyResponse:
+    """Give the caller the cookie of its session."""
     response.set_cookie(COOKIE, session_id, httponly=True, samesite="Lax", secure=request.is_secure)
     return response
 
@@ -262,7 +262,7 @@ def _login_page(access: Access, error: str | None, status: int) -> BaseResponse:
 
 
 def _refuse_foreign_form(access: Access) -> None:
-    """Let no page of another site log its visitor in.
+    """Refuse a login that a page of another site has posted.
 
     Our own form comes with `Origin: null`, since we send no referrer; so its token decides.
     """

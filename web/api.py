@@ -6,9 +6,8 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request, send_file
 
-from cleanup_service import AlreadyRunningError
-from web.access import Access, api_session, with_new_session
-from web.context import NoPictureError, Site
+from web.access import Access, api_session, with_session
+from web.context import CameraUnavailableError, Site
 from web.documents import (
     EVENT_STATES,
     choice,
@@ -25,7 +24,8 @@ def blueprint(site: Site, access: Access) -> Blueprint:
     """Return all JSON routes."""
     api = Blueprint("api", __name__)
     _add_state_routes(api, site)
-    _add_image_routes(api, site)
+    _add_lists(api, site)
+    _add_pictures(api, site)
     _add_action_routes(api, site)
     _add_session_routes(api, access)
     return api
@@ -50,7 +50,7 @@ def _add_state_routes(api: Blueprint, site: Site) -> None:
         return jsonify(status=health), 200 if health in ("ok", "degraded") else 503
 
 
-def _add_image_routes(api: Blueprint, site: Site) -> None:
+def _add_lists(api: Blueprint, site: Site) -> None:
     @api.get("/api/images")
     def images() -> Response:
         which = image_filter(site.by_name, site.timezone)
@@ -77,6 +77,8 @@ def _add_image_routes(api: Blueprint, site: Site) -> None:
             **paging_document(total, page, per_page, [event.id for event in found]),
         )
 
+
+def _add_pictures(api: Blueprint, site: Site) -> None:
     @api.get("/api/images/<filename>")
     def image(filename: str) -> Response:
         try:
@@ -101,13 +103,11 @@ def _add_image_routes(api: Blueprint, site: Site) -> None:
 
     @api.get("/api/cameras/<camera_key>/latest.jpg")
     def latest(camera_key: str) -> Response:
-        camera = site.camera(camera_key)
-        if not camera.enabled:
-            raise ApiError(409, "camera_disabled", f"camera {camera.name} is disabled")
+        camera = site.enabled_camera(camera_key)
         small = choice("size", ("thumb", "full")) == "thumb"
         try:
             picture = site.actions.latest(camera.key)
-        except NoPictureError as error:
+        except CameraUnavailableError as error:
             raise ApiError(503, "camera_unavailable", str(error), hint=error.hint) from None
         response = Response(picture.thumbnail if small else picture.jpeg, mimetype="image/jpeg")
         response.headers["X-Frame-Age-Ms"] = str(picture.age_ms)
@@ -117,10 +117,8 @@ def _add_image_routes(api: Blueprint, site: Site) -> None:
 def _add_action_routes(api: Blueprint, site: Site) -> None:
     @api.post("/api/capture/<camera_key>")
     def capture(camera_key: str) -> tuple[Response, int]:
-        outcome = site.capture(camera_key)
-        assert outcome.image is not None  # noqa: S101 - capture() has looked
-        document = image_document(outcome.image)
-        return jsonify(image=document, latency_ms=round(outcome.latency_ms, 1)), 201
+        image, latency_ms = site.capture(camera_key)
+        return jsonify(image=image_document(image), latency_ms=round(latency_ms, 1)), 201
 
     @api.get("/api/cleanup/preview")
     def cleanup_preview() -> Response:
@@ -134,10 +132,7 @@ def _add_action_routes(api: Blueprint, site: Site) -> None:
 
     @api.post("/api/cleanup/run")
     def cleanup_run() -> Response:
-        try:
-            return jsonify(vars(site.actions.run_cleanup()))
-        except AlreadyRunningError as error:
-            raise ApiError(409, "already_running", str(error)) from None
+        return jsonify(vars(site.run_cleanup()))
 
     @api.post("/api/uploads/retry")
     def uploads_retry() -> tuple[Response, int]:
@@ -162,7 +157,7 @@ def _add_session_routes(api: Blueprint, access: Access) -> None:
         current, new = body.get("current"), body.get("new")
         if not isinstance(current, str) or not isinstance(new, str):
             raise ApiError(400, "bad_request", "current and new must be texts")
-        return with_new_session(jsonify(ok=True), access.change_password(current, new))
+        return with_session(jsonify(ok=True), access.change_password(current, new))
 
 
 def _body() -> dict[str, Any]:

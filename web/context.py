@@ -8,9 +8,10 @@ from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
 from capture_service import CaptureOutcome
-from cleanup_service import CleanupReport
+from cleanup_service import AlreadyRunningError, CleanupReport
 from config import CameraConfig
 from store.catalog import Catalog
+from store.rows import Image
 from web.errors import ApiError
 
 
@@ -39,7 +40,7 @@ class LivePicture:
     age_ms: int
 
 
-class NoPictureError(Exception):
+class CameraUnavailableError(Exception):
     """A camera sends nothing right now; `hint` says what to do."""
 
     def __init__(self, reason: str, hint: str) -> None:
@@ -51,7 +52,7 @@ class NoPictureError(Exception):
 class Actions:
     """What the routes can do; each is called on a server thread.
 
-    `capture`, `latest` take a camera's key; `latest` raises `NoPictureError`.
+    `capture` and `latest` take a camera's key; `latest` raises `CameraUnavailableError`.
     """
 
     capture: Callable[[str], CaptureOutcome]
@@ -80,31 +81,41 @@ class Site:
         words = {word: camera for camera in self.cameras for word in (camera.key, camera.name)}
         object.__setattr__(self, "by_name", words)
 
-    def camera(self, word: str) -> CameraConfig:
+    def enabled_camera(self, word: str) -> CameraConfig:
         """Return the camera of a key or name.
 
         Raises:
-            ApiError: there is none.
+            ApiError: there is no such camera, or it is disabled.
         """
         camera = self.by_name.get(word)
         if camera is None:
             raise ApiError(404, "unknown_camera", f"there is no camera {word!r}")
-        return camera
-
-    def capture(self, word: str) -> CaptureOutcome:
-        """Take a picture now.
-
-        Raises:
-            ApiError: there is no such camera, it is disabled, or it gave none.
-        """
-        camera = self.camera(word)
         if not camera.enabled:
             raise ApiError(409, "camera_disabled", f"camera {camera.name} is disabled")
-        outcome = self.actions.capture(camera.key)
+        return camera
+
+    def capture(self, word: str) -> tuple[Image, float]:
+        """Take a picture now and return it with the milliseconds that took.
+
+        Raises:
+            ApiError: there is no such camera, it is disabled, or it gave no picture.
+        """
+        outcome = self.actions.capture(self.enabled_camera(word).key)
         if outcome.image is None:
             reason = outcome.reason or "no picture"
             raise ApiError(503, "camera_unavailable", reason, hint=outcome.hint)
-        return outcome
+        return outcome.image, outcome.latency_ms
+
+    def run_cleanup(self) -> CleanupReport:
+        """Delete what is older than the retention.
+
+        Raises:
+            ApiError: a cleanup is under way.
+        """
+        try:
+            return self.actions.run_cleanup()
+        except AlreadyRunningError as error:
+            raise ApiError(409, "already_running", str(error)) from None
 
     def retry(self, filename: str | None) -> int:
         """Make one image, or all, due for upload now.

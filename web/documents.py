@@ -86,7 +86,11 @@ def day_bounds(day: date, timezone: ZoneInfo) -> tuple[datetime, datetime]:
 
 
 def choice(name: str, options: tuple[str, ...]) -> str | None:
-    """Return one of the words a query may name, `None` when it names none."""
+    """Return the query's value of `name`, `None` without one.
+
+    Raises:
+        ApiError: it is not one of the options.
+    """
     value = request.args.get(name)
     if not value:
         return None
@@ -114,7 +118,7 @@ def _number(name: str, default: int, low: int, high: int) -> int:
 
 
 def paging_document(total: int, page: int, per_page: int, ids: list[int]) -> dict[str, Any]:
-    """Return what a listing tells of its pages; `ids` holds one more than a page, if there is."""
+    """Return where a listing is; `ids` has one more than a page when another page follows."""
     return {
         "total": total,
         "page": page,

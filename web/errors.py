@@ -1,4 +1,4 @@
-"""Answers that are no success: JSON for programs, a page for people, always with words."""
+"""What a refused or failed request is answered: JSON for programs, a page for people."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CODES = {404: "not_found", 405: "bad_request", 413: "bad_request", 500: "intern
 
 
 class ApiError(Exception):
-    """An answer with a status, a code, words, and what else helps, such as a `hint`."""
+    """A request that can't be done: HTTP status, code, reason in words, and perhaps a `hint`."""
 
     def __init__(self, status: int, code: str, error: str, **more: Any) -> None:
         super().__init__(error)
@@ -27,7 +27,7 @@ class ApiError(Exception):
 
     @property
     def sentence(self) -> str:
-        """Return the words as a sentence for a page, the hint behind them."""
+        """Return the reason as a sentence for a page, followed by the hint."""
         text = str(self)
         words = text[:1].upper() + text[1:]
         hint = self.more.get("hint")
@@ -43,7 +43,7 @@ def wants_json() -> bool:
 
 
 def add_errors(app: Flask) -> None:
-    """Answer every kind of failure in the client's language."""
+    """Answer each kind of error as JSON or as a page, whichever the client wants."""
 
     @app.errorhandler(ApiError)
     def tell(error: ApiError) -> BaseResponse:

@@ -10,7 +10,6 @@ from urllib.parse import urlencode
 from flask import Blueprint, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
-from cleanup_service import AlreadyRunningError
 from store.rows import IMAGE_STATES, Image, ImageFilter
 from web import words
 from web.context import Site
@@ -50,11 +49,9 @@ def _add_dashboard(pages: Blueprint, site: Site) -> None:
 
     @pages.post("/capture/<camera_key>")
     def capture(camera_key: str) -> Response:
-        outcome = site.capture(camera_key)
-        assert outcome.image is not None  # noqa: S101 - capture() has looked
-        took_ms = round(outcome.latency_ms)
-        name = outcome.image.filename
-        return redirect(url_for("pages.photo", filename=name, took_ms=took_ms), 303)
+        image, latency_ms = site.capture(camera_key)
+        took_ms = round(latency_ms)
+        return redirect(url_for("pages.photo", filename=image.filename, took_ms=took_ms), 303)
 
 
 def _state(site: Site) -> dict[str, Any]:
@@ -173,8 +170,5 @@ def _add_system(pages: Blueprint, site: Site) -> None:
 
     @pages.post("/cleanup")
     def run_cleanup() -> Response:
-        try:
-            report = site.actions.run_cleanup()
-        except AlreadyRunningError as error:
-            raise ApiError(409, "already_running", str(error)) from None
-        return redirect(url_for("pages.system", said="cleaned", n=report.deleted), 303)
+        deleted = site.run_cleanup().deleted
+        return redirect(url_for("pages.system", said="cleaned", n=deleted), 303)

@@ -68,7 +68,11 @@ class WebServer(Worker):
             if not self._failed:
                 _log.error(
                     "%s: cannot listen on %s:%d: %s; trying again every %.0f s",
-                    *(self._what, host, port, error.strerror, _BIND_RETRY_S),
+                    self._what,
+                    host,
+                    port,
+                    error.strerror,
+                    _BIND_RETRY_S,
                 )
             self._failed = True
             return False

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from status.alarms import since_words
+from runtime.ages import since_words
 
 _LIGHT_OF: Final = {
     "camera_down": "camera",

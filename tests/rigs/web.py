@@ -15,8 +15,10 @@ from config import CameraConfig
 from store.catalog import Catalog
 from store.rows import Image
 from web.access import Access
-from web.context import Actions, LivePicture, NoPictureError, Site
-from web.security import LoginThrottle, Passwords, Sessions
+from web.context import Actions, CameraUnavailableError, LivePicture, Site
+from web.passwords import Passwords
+from web.sessions import Sessions
+from web.throttle import LoginThrottle
 from web_app import create_app
 
 CAMERAS = (
@@ -141,7 +143,7 @@ class FakeActions:
     def latest(self, key: str) -> LivePicture:
         """Return a live picture, or say why there is none."""
         if not self.live:
-            raise NoPictureError("no picture from the camera yet", "Check its power.")
+            raise CameraUnavailableError("no picture from the camera yet", "Check its power.")
         return LivePicture(b"full", b"small", 87)
 
     def report(self) -> CleanupReport:

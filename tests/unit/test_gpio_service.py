@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
 import pytest
 
 import config
 import gpio_service
-from gpio_service import Edge, GpioBackend, GpioError, GpioService, load_rpi_gpio
+from gpio import backend
+from gpio.backend import GpioBackend
+from gpio.pins import Edge, PinStatus
+from gpio_service import GpioService
+from runtime.clock import Clock
 from runtime.worker import stop_all
 from tests.rigs.gpio import FakeGpio
 
@@ -24,14 +28,19 @@ PINS = {18: "camera_1", 19: "camera_2", 20: "camera_3"}
 SETTINGS = replace(config.parse({"GPIO_ENABLED": "true"}).gpio, pins=PINS)
 PATIENCE_S = 5.0
 BUSY = RuntimeError("'GPIO busy'")
+BOOTED_AT = datetime(2026, 12, 1, 12, tzinfo=UTC)
 
 
-class Clock:
+class Time:
     def __init__(self) -> None:
         self.now_s = 5000.0
 
-    def monotonic(self) -> float:
-        return self.now_s
+    def clock(self) -> Clock:
+        return Clock(
+            synchronized=lambda: True,
+            wall_s=lambda: BOOTED_AT.timestamp() + self.now_s,
+            monotonic_s=lambda: self.now_s,
+        )
 
 
 @dataclass
@@ -40,7 +49,7 @@ class Site:
 
     service: GpioService
     gpio: FakeGpio
-    clock: Clock
+    time: Time
     edges: list[Edge]
 
     def step(self) -> float | None:
@@ -48,18 +57,18 @@ class Site:
         return self.service.step()
 
     def run(self, seconds: float) -> None:
-        end_s = self.clock.now_s + seconds
+        end_s = self.time.now_s + seconds
         while True:
             wait_s = self.step()
-            if wait_s is None or self.clock.now_s + wait_s > end_s:
-                self.clock.now_s = end_s
+            if wait_s is None or self.time.now_s + wait_s > end_s:
+                self.time.now_s = end_s
                 return
-            self.clock.now_s += wait_s
+            self.time.now_s += wait_s
 
     def cameras(self) -> list[str]:
         return [edge.camera_key for edge in self.edges]
 
-    def pin(self, number: int) -> gpio_service.PinStatus:
+    def pin(self, number: int) -> PinStatus:
         return next(pin for pin in self.service.status().pins if pin.pin == number)
 
 
@@ -67,7 +76,7 @@ MakeSite = Callable[..., Site]
 
 
 @pytest.fixture
-def make_site(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeSite]:
+def make_site() -> Iterator[MakeSite]:
     sites: list[Site] = []
 
     def make(
@@ -75,11 +84,12 @@ def make_site(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeSite]:
         settings: config.GpioConfig = SETTINGS,
         load: Callable[[], GpioBackend] | None = None,
     ) -> Site:
-        clock, edges = Clock(), list[Edge]()
+        time, edges = Time(), list[Edge]()
         fake = gpio or FakeGpio()
-        monkeypatch.setattr(gpio_service, "time", clock)
-        service = GpioService(settings, on_edge=edges.append, load=load or (lambda: fake))
-        sites.append(Site(service, fake, clock, edges))
+        service = GpioService(
+            settings, on_edge=edges.append, load=load or (lambda: fake), clock=time.clock()
+        )
+        sites.append(Site(service, fake, time, edges))
         return sites[-1]
 
     yield make
@@ -92,11 +102,7 @@ def make_site(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeSite]:
 def chips(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Be a computer with a GPIO chip that may be used."""
     (tmp_path / "gpiochip0").touch()
-
-    def path(text: str) -> Path:
-        return tmp_path if text == "/dev" else Path(text)
-
-    monkeypatch.setattr(gpio_service, "Path", path)
+    monkeypatch.setattr(backend, "_DEVICES", tmp_path)
     return tmp_path
 
 
@@ -106,16 +112,16 @@ def chips(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_an_edge_becomes_a_trigger_with_its_own_time(make_site: MakeSite) -> None:
     site = make_site()
     site.step()
-    site.clock.now_s += 0.5
-    edge_s = site.clock.now_s
+    site.time.now_s += 0.5
+    edge_s = site.time.now_s
     site.gpio.drive_low(19)
     site.gpio.settle()
-    site.clock.now_s += 0.2
+    site.time.now_s += 0.2
     site.step()
     [edge] = site.edges
     assert (edge.camera_key, edge.monotonic_s, edge.late) == ("camera_2", edge_s, False)
-    assert edge.at.tzinfo is UTC
-    assert abs(edge.at - (datetime.now(UTC) - timedelta(seconds=0.2))) < timedelta(seconds=1)
+    assert edge.at == BOOTED_AT + timedelta(seconds=edge_s)
+    assert site.pin(19).last_edge_at == edge.at
 
 
 def test_simultaneous_edges_on_all_pins_trigger_each_camera(make_site: MakeSite) -> None:
@@ -146,7 +152,7 @@ def test_a_lost_edge_is_found_within_about_a_second_and_flagged(make_site: MakeS
     site.run(3.5)
     site.gpio.lose_next_edge(20)
     site.gpio.drive_low(20)
-    fell_s = site.clock.now_s
+    fell_s = site.time.now_s
     site.run(2.0)
     [edge] = site.edges
     assert (edge.camera_key, edge.late) == ("camera_3", True)
@@ -159,7 +165,7 @@ def test_a_level_newer_than_an_edge_on_its_way_is_not_a_lost_edge(make_site: Mak
     with site.gpio.callbacks_held_back():
         site.gpio.drive_low(18)
         assert site.service.step() == pytest.approx(0.01)
-        site.clock.now_s += 0.002
+        site.time.now_s += 0.002
     site.run(1.0)
     assert [edge.late for edge in site.edges] == [False]
 
@@ -363,12 +369,12 @@ def test_edges_before_a_later_pin_fails_are_taken_at_once(make_site: MakeSite, c
     gpio.before_detect(act)
     gpio.fail_setup(BUSY, 20)
     site = make_site(gpio)
-    fell_s = site.clock.now_s
+    fell_s = site.time.now_s
     site.step()
     assert [(e.camera_key, e.monotonic_s) for e in site.edges] == [("camera_1", fell_s)]
     gpio.fail_setup(None, 20)
     gpio.before_detect(lambda pin: None)
-    site.clock.now_s += 30
+    site.time.now_s += 30
     site.run(5.0)
     assert len(site.edges) == 1
 
@@ -405,37 +411,6 @@ def test_any_other_error_keeps_its_own_words(make_site: MakeSite, chips: Path) -
     )
 
 
-def test_a_missing_package_is_told_with_the_way_to_get_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setitem(sys.modules, "RPi.GPIO", None)
-    with pytest.raises(GpioError) as caught:
-        load_rpi_gpio(tmp_path)
-    assert caught.value.reason == "the RPi.GPIO package is not installed"
-    assert "python3-rpi-lgpio" in caught.value.hint
-
-
-def test_the_import_works_elsewhere_and_comes_back(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    home, state = tmp_path / "home", tmp_path / "state"
-    home.mkdir()
-    state.mkdir()
-    monkeypatch.chdir(home)
-    monkeypatch.setenv("LG_WD", "")
-    monkeypatch.delenv("LG_WD")
-    library = ModuleType("RPi.GPIO")
-
-    def pretend_import(name: str) -> ModuleType:
-        assert name == "RPi.GPIO"
-        os.chdir(os.environ["LG_WD"])
-        return library
-
-    monkeypatch.setattr(gpio_service, "importlib", SimpleNamespace(import_module=pretend_import))
-    assert load_rpi_gpio(state) is library
-    assert Path.cwd() == home
-
-
 # On real threads.
 
 
@@ -448,14 +423,8 @@ def live() -> Iterator[tuple[FakeGpio, list[Edge], Callable[[int], bool]]]:
         edges.append(edge)
         came.release()
 
-    claimed = threading.Event()
-
-    def load() -> GpioBackend:
-        claimed.set()
-        return gpio
-
     settings = replace(SETTINGS, hold_off_ms=0, rearm_ms=0)
-    service = GpioService(settings, on_edge=on_edge, load=load)
+    service = GpioService(settings, on_edge=on_edge, load=lambda: gpio, clock=Clock())
     detecting = threading.Semaphore(0)
     gpio.before_detect(lambda pin: detecting.release())
     service.start()
@@ -498,6 +467,29 @@ def test_live_edges_of_one_pin_after_the_other(
     assert [edge.camera_key for edge in edges] == list(PINS.values())
     moments = [edge.monotonic_s for edge in edges]
     assert moments == sorted(moments)
+
+
+def test_an_edge_wakes_a_worker_that_would_not_look_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gpio_service, "_LEVEL_CHECK_S", 100 * PATIENCE_S)
+    gpio, edges = FakeGpio(), queue.SimpleQueue[Edge]()
+    waits_s = queue.SimpleQueue[float | None]()
+
+    class Told(GpioService):
+        def step(self) -> float | None:
+            wait_s = super().step()
+            waits_s.put(wait_s)
+            return wait_s
+
+    service = Told(SETTINGS, on_edge=edges.put, load=lambda: gpio, clock=Clock())
+    service.start()
+    try:
+        assert waits_s.get(timeout=PATIENCE_S) == 100 * PATIENCE_S
+        gpio.drive_low(19)
+        assert edges.get(timeout=PATIENCE_S).camera_key == "camera_2"
+    finally:
+        assert stop_all([service], PATIENCE_S) == []
 
 
 # The pretend library itself.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,18 +14,14 @@ from werkzeug.test import TestResponse
 from store.catalog import Catalog
 from tests.rigs.stores import storage_config
 from tests.rigs.web import make_app
-from web import security
-from web.security import DEFAULT_PASSWORD, Passwords, store_password
+from web import passwords
+from web.passwords import DEFAULT_PASSWORD, Passwords, store_password
 
 GOOD = "gate-7 opens!"
 TOKEN = "canary-token-5"
+PATIENCE_S = 5.0
 JSON = {"Accept": "application/json"}
 MakeClient = Callable[..., FlaskClient]
-
-
-@pytest.fixture(autouse=True)
-def quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(security, "_HASH_METHOD", "scrypt:1024:8:1")
 
 
 @pytest.fixture
@@ -69,8 +66,15 @@ def test_pages_ask_for_a_login(make_client: MakeClient, url: str) -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        *("/api/status", "/api/stats", "/api/images", "/api/images/x.jpg", "/api/events"),
-        *("/api/session", "/api/gpio/status", "/api/cleanup/preview", "/api/nowhere"),
+        "/api/status",
+        "/api/stats",
+        "/api/images",
+        "/api/images/x.jpg",
+        "/api/events",
+        "/api/session",
+        "/api/gpio/status",
+        "/api/cleanup/preview",
+        "/api/nowhere",
         "/api/cameras/r1/latest.jpg",
     ],
 )
@@ -172,6 +176,55 @@ def test_guesses_are_throttled(make_client: MakeClient) -> None:
     assert response.status_code == 429
     assert response.get_json()["code"] == "throttled"
     assert 1 <= int(response.headers["Retry-After"]) <= 11
+
+
+@pytest.fixture
+def hashing_held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[FlaskClient], None]]:
+    """Return what lets another client's login hash for as long as the test lasts."""
+    begun, enough = threading.Event(), threading.Event()
+    threads: list[threading.Thread] = []
+
+    def hash_long(hashed: str, password: str) -> bool:
+        begun.set()
+        return enough.wait(PATIENCE_S)
+
+    def hold(client: FlaskClient) -> None:
+        monkeypatch.setattr(passwords, "check_password_hash", hash_long)
+        monkeypatch.setattr(passwords, "_HASHING_PATIENCE_S", 0.0)
+        threads.append(threading.Thread(target=log_in, args=(client,)))
+        threads[0].start()
+        assert begun.wait(PATIENCE_S)
+
+    yield hold
+    enough.set()
+    for thread in threads:
+        thread.join()
+
+
+def test_while_others_are_checked_a_login_is_to_try_again(
+    make_client: MakeClient, hashing_held: Callable[[FlaskClient], None]
+) -> None:
+    client = make_client()
+    hashing_held(client.application.test_client())
+    page = log_in(client)
+    assert (page.status_code, page.headers["Retry-After"]) == (429, "5")
+    assert "Many logins are being checked; try again in 5 s." in page.text
+    body = client.post("/login", data={"password": GOOD}, headers=JSON)
+    assert (body.status_code, body.headers["Retry-After"]) == (429, "5")
+    assert body.get_json()["code"] == "throttled"
+
+
+def test_while_others_are_checked_a_change_is_to_try_again(
+    make_client: MakeClient, hashing_held: Callable[[FlaskClient], None]
+) -> None:
+    client = make_client()
+    log_in(client)
+    headers = {"X-CSRF-Token": token(client)}
+    hashing_held(client.application.test_client())
+    body = {"current": GOOD, "new": "another one 1"}
+    response = client.post("/api/password", json=body, headers=headers)
+    assert (response.status_code, response.headers["Retry-After"]) == (429, "5")
+    assert response.get_json()["code"] == "throttled"
 
 
 # The default password.
