@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.rigs import browser as rig
 from tests.rigs.browser import DESK, PHONE, Watch, overflows
+from tests.rigs.daemon import free_port
 from tests.rigs.demo import Demo, demo
 
 PASSWORD = "gate-7 opens!"
@@ -51,7 +52,10 @@ def browser() -> Iterator[Browser]:
 def site(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator[Demo]:
     """Run the demo with a login, and choose a password as an installer has to."""
     with demo(
-        tmp_path_factory.mktemp("demo"), BIND_PORT="9500", WEB_AUTH_ENABLED="true", TZ="UTC"
+        tmp_path_factory.mktemp("demo"),
+        BIND_PORT=str(free_port()),
+        WEB_AUTH_ENABLED="true",
+        TZ="UTC",
     ) as found:
         with browser.new_context(viewport=PHONE) as context:  # type: ignore[arg-type]
             watch = Watch(context, found.url.removeprefix("http://"))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.rigs.daemon import ROOT
+from tests.rigs.daemon import ROOT, free_port
 from tests.rigs.demo import FILES, demo, frames_from_the_stop, visits_of
 from tests.rigs.gates import number_in
 
@@ -43,7 +43,7 @@ def test_every_picture_shows_the_car_standing_at_the_line_and_nothing_is_left(
 
 
 def test_a_burst_shows_the_car_before_at_and_after_the_line(tmp_path: Path) -> None:
-    with demo(tmp_path, BIND_PORT="9600", CAPTURE_BURST_MS="-400,0,400") as site:
+    with demo(tmp_path, BIND_PORT=str(free_port()), CAPTURE_BURST_MS="-400,0,400") as site:
         site.wait_until(
             "a burst", lambda: site.get("/api/images?state=uploaded&camera=r1")["total"] >= 3, 60
         )
@@ -59,7 +59,7 @@ def test_a_burst_shows_the_car_before_at_and_after_the_line(tmp_path: Path) -> N
 
 
 def test_the_best_frame_is_near_the_stop_and_tells_how_near(tmp_path: Path) -> None:
-    with demo(tmp_path, BIND_PORT="9700", CAPTURE_BEST_WITHIN_MS="120") as site:
+    with demo(tmp_path, BIND_PORT=str(free_port()), CAPTURE_BEST_WITHIN_MS="120") as site:
         site.wait_until("pictures", lambda: site.get("/api/images")["total"] >= 3, 60)
         for image in site.get("/api/images")["images"]:
             frames = frames_from_the_stop(image, site.read(image["url"]))
@@ -68,7 +68,7 @@ def test_the_best_frame_is_near_the_stop_and_tells_how_near(tmp_path: Path) -> N
 
 
 def test_every_fault_is_said_and_passes_when_it_is_mended(tmp_path: Path) -> None:
-    with demo(tmp_path, "--demo-fault", "password-r3", BIND_PORT="9300") as site:
+    with demo(tmp_path, "--demo-fault", "password-r3", BIND_PORT=str(free_port())) as site:
         site.wait_until("wrong password", lambda: "401" in str(site.camera("r3")["error"]), 10)
         refused_s = time.monotonic()
         site.fault("password-r3", False)
@@ -162,7 +162,7 @@ def test_what_cannot_be_run_is_said(
 
 
 def test_only_the_page_itself_presses_the_buttons(tmp_path: Path) -> None:
-    with demo(tmp_path, BIND_PORT="9400") as site:
+    with demo(tmp_path, BIND_PORT=str(free_port())) as site:
         for origin in ("http://evil.example", None):
             with pytest.raises(urllib.error.HTTPError, match="403"):
                 site.post(f"{site.site}/faults/offline", b"on=1", origin)

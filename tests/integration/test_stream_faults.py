@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -99,16 +98,14 @@ def test_a_line_that_trickles_gives_no_fresh_picture_and_recovers() -> None:
 
 
 def test_a_changed_password_is_said_and_tried_seldom() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
     mounts = {"/cam": clip(KIND)}
     with (
-        RtspServer(mounts, user="admin", password="first", port=port) as server,
+        RtspServer(mounts, user="admin", password="first") as server,
         stream_of(server.url("/cam", "admin", "first")) as stream,
     ):
         settle(stream)
         server.kill()
-        with RtspServer(mounts, user="admin", password="second", port=port):
+        with RtspServer(mounts, user="admin", password="second", port=server.port):
             deadline_s = time.monotonic() + 20
             while "password" not in (stream.status().error or ""):
                 assert time.monotonic() < deadline_s, stream.status()
