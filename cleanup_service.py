@@ -106,7 +106,9 @@ class CleanupService(Worker):
         else:
             _log.info(
                 "cleanup: %d images deleted, %.1f MB freed, %d older ones kept for upload",
-                *(report.deleted, report.freed_bytes / 1e6, report.kept_pending),
+                report.deleted,
+                report.freed_bytes / 1e6,
+                report.kept_pending,
             )
         return report
 
