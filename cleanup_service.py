@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import accumulate
@@ -57,6 +58,7 @@ class CleanupService(Worker):
         min_free_disk_bytes: int,
         uploads_enabled: bool,
         clock: Clock | None = None,
+        monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__("cleanup")
         self._retention = timedelta(days=config.retention_days)
@@ -67,7 +69,8 @@ class CleanupService(Worker):
         self._states = _AGEING if uploads_enabled else (*_AGEING, "pending")
         self._clock = clock or Clock()
         self._running = threading.Lock()
-        self._next_run_s = time.monotonic() + _DISK_CHECK_S
+        self._monotonic_s = monotonic_s
+        self._next_run_s = monotonic_s() + _DISK_CHECK_S
         self.nothing_left_to_delete = False
         """The disk is nearly full and all that is left is still to be sent."""
 
@@ -76,12 +79,12 @@ class CleanupService(Worker):
         self._catalog.finish_deleting()
         self.make_room()  # first: on a full disk everything else fails
         self._catalog.record_unrecorded()
-        if time.monotonic() >= self._next_run_s:
+        if self._monotonic_s() >= self._next_run_s:
             try:
                 self.run()
             except AlreadyRunningError:
                 _log.info("cleanup skipped: one is under way")
-            self._next_run_s = time.monotonic() + self._interval_s
+            self._next_run_s = self._monotonic_s() + self._interval_s
         self._catalog.check_writing()  # last: what fails here must not keep the rest from running
         return _DISK_CHECK_S
 
@@ -103,7 +106,9 @@ class CleanupService(Worker):
         else:
             _log.info(
                 "cleanup: %d images deleted, %.1f MB freed, %d older ones kept for upload",
-                *(report.deleted, report.freed_bytes / 1e6, report.kept_pending),
+                report.deleted,
+                report.freed_bytes / 1e6,
+                report.kept_pending,
             )
         return report
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from camera.stream import CameraStream
-from capture_service import CaptureOutcome, CaptureService
+from capture_service import CaptureService
 from cleanup_service import CleanupService
 from config import CameraConfig, Config, redact_url
 from gpio.backend import GpioBackend
@@ -30,7 +30,7 @@ from store.rows import Image
 from upload.s3_target import S3Target
 
 _CONNECT_S: Final = 15.0
-_SETTLE_S: Final = 1.2  # a stream's first second does not tell its timing yet
+_SETTLE_S: Final = 1.2  # what a stream needs until the moments of its pictures are sure
 _RESULT_S: Final = 30.0
 _POLL_S: Final = 0.1
 _STOP_S: Final = 8.0
@@ -88,7 +88,7 @@ def _test_camera(
         say(f"{title}: FAILED: {status.error or 'no answer'}. {status.hint or ''}")
         return False
     stream.pause(_SETTLE_S)
-    outcome: CaptureOutcome = capture.capture_now(camera.key, "test", _RESULT_S)
+    outcome = capture.capture_now(camera.key, "test", _RESULT_S)
     image = outcome.image
     if image is None:
         say(f"{title}: FAILED: {outcome.reason}. {outcome.hint or ''}")
@@ -106,13 +106,10 @@ def _test_camera(
 
 def test_gpio(config: Config, load: Callable[[], GpioBackend], duration_s: float, say: Say) -> int:
     """Show the pins' levels, then every trigger for a while; 1 if the pins can't be used."""
-    lock_path = config.storage.state_dir / "lock"
-    if config.gpio.enabled and lock_path.exists():
-        lock = FolderLock(lock_path)
-        if not lock.acquire():
-            say(f"The pins are held by the running daemon, process {lock.owner()}: stop it first.")
-            return 1
-        lock.release()
+    holder = _process_with_the_pins(config)
+    if holder is not None:
+        say(f"The pins are held by the running daemon, process {holder}: stop it first.")
+        return 1
     names = {camera.key: camera.name for camera in config.cameras}
     finished = threading.Event()
 
@@ -142,6 +139,18 @@ def test_gpio(config: Config, load: Callable[[], GpioBackend], duration_s: float
         return 0
     finally:
         stop_all([gpio], _STOP_S)
+
+
+def _process_with_the_pins(config: Config) -> str | None:
+    """Return which daemon of this folder uses the pins, `None` when none does."""
+    lock_path = config.storage.state_dir / "lock"
+    if not config.gpio.enabled or not lock_path.exists():
+        return None
+    lock = FolderLock(lock_path)
+    if not lock.acquire():
+        return lock.owner()
+    lock.release()
+    return None
 
 
 def _is_decided(gpio: GpioService) -> bool:
@@ -199,8 +208,7 @@ def verify(config: Config, say: Say) -> int:
 
 def export(config: Config, day: date, target: Path | None, say: Say) -> int:
     """Write a day's photos to a zip file; 1 if there are none or not all are in it."""
-    name = Path(f"photos-{config.site.site_id}-{day}.zip")
-    target = name if target is None else target / name if target.is_dir() else target
+    target = _zip_path(target, f"photos-{config.site.site_id}-{day}.zip")
     labels = {camera.name: camera.label for camera in config.cameras}
     with archive.reading(config.storage) as catalog:
         try:
@@ -215,6 +223,13 @@ def export(config: Config, day: date, target: Path | None, say: Say) -> int:
         return 1
     say(f"{done.photos} photos in {target}")
     return 1 if done.left_out else 0
+
+
+def _zip_path(asked: Path | None, default_name: str) -> Path:
+    """Return the file to write: the one asked for, or one of the usual name in that folder."""
+    if asked is None:
+        return Path(default_name)
+    return asked / default_name if asked.is_dir() else asked
 
 
 def rebuild(config: Config, say: Say) -> int:
@@ -243,7 +258,8 @@ def check_config(config: Config, say: Say) -> int:
     say(f"Site: {config.site.site_id}")
     say(f"Images: {config.storage.image_dir}")
     if config.upload.enabled and config.upload.is_s3:
-        S3Target(config.upload, config.site.site_id).close()  # it refuses what it can't use
+        # Making it checks the settings: what is wrong is said here, not when the daemon starts.
+        S3Target(config.upload, config.site.site_id).close()
     upload = redact_url(config.upload.url) if config.upload.enabled else "switched off"
     say(f"Uploads: {upload}")
     say("The configuration is fine.")

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import os
 import re
-import socket
-import stat
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote, urlsplit, urlunsplit
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
-from dotenv import dotenv_values
-
+from runtime import env_file
 from runtime.env_reader import EnvReader
+from runtime.host import default_site_id, system_timezone
 
 _DEFAULT_CAMERAS: Final = {
     1: ("192.168.1.201", "Entry", 18),
@@ -190,25 +187,19 @@ class Config:
     """Every secret text, raw and percent-encoded, for the log's redaction."""
 
 
-def load(env_file: Path = Path(".env")) -> Config:
-    """Read `env_file`, when there is one, and the environment, which wins.
+def load(path: Path = Path(".env")) -> Config:
+    """Read the file at `path`, when there is one, and the environment, which wins.
 
     Raises:
         ConfigError: with one line for every problem found.
     """
-    file_values: dict[str, str] = {}
     try:
-        if env_file.is_file():  # an editor on Windows may have put a byte order mark in front
-            values = dotenv_values(env_file, interpolate=False, encoding="utf-8-sig")
-            file_values = {name: value for name, value in values.items() if value is not None}
-    except (OSError, UnicodeDecodeError) as error:
-        why = "it is not UTF-8 text" if isinstance(error, ValueError) else error.strerror
-        raise ConfigError([f"{env_file} can't be read: {why}"]) from error
+        file_values = env_file.read(path)
+    except env_file.EnvFileError as error:
+        raise ConfigError([str(error)]) from error
     read = EnvReader({**file_values, **os.environ})
-    config = _build(read)
-    if read.problems:
-        raise ConfigError(read.problems)
-    exposed, warnings = _tighten(env_file)
+    config = _settings(read)
+    exposed, warnings = env_file.tighten(path)
     return replace(
         config,
         warnings=(*warnings, *read.unknown_names(file_values, _OURS)),
@@ -222,17 +213,13 @@ def parse(env: Mapping[str, str]) -> Config:
     Raises:
         ConfigError: with one line for every problem found.
     """
-    read = EnvReader(env)
-    config = _build(read)
-    if read.problems:
-        raise ConfigError(read.problems)
-    return config
+    return _settings(EnvReader(env))
 
 
 def variables() -> dict[str, str]:
     """Return the name and default of every variable, for three cameras."""
     read = EnvReader({})
-    _build(read)
+    _settings(read)
     return dict(read.defaults)
 
 
@@ -242,12 +229,17 @@ def redact_url(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def _build(read: EnvReader) -> Config:
+def _settings(read: EnvReader) -> Config:
+    """Return all settings, after every one of them was looked at.
+
+    Raises:
+        ConfigError: with one line for every problem found.
+    """
     cameras = _cameras(read)
     burst_ms = _burst(read, cameras)
     upload = _upload(read)
     _check_s3(read, upload)
-    return Config(
+    config = Config(
         site=_site(read),
         cameras=cameras,
         capture=CaptureConfig(
@@ -270,6 +262,9 @@ def _build(read: EnvReader) -> Config:
         env_file_exposed=False,
         secrets=frozenset(read.secrets),
     )
+    if read.problems:
+        raise ConfigError(read.problems)
+    return config
 
 
 def _cameras(read: EnvReader) -> tuple[CameraConfig, ...]:
@@ -337,22 +332,14 @@ def _camera(
 def _burst(read: EnvReader, cameras: tuple[CameraConfig, ...]) -> tuple[int, ...]:
     """Return the moments of a burst; with a camera's offset they must stay within its limits."""
     name = "CAPTURE_BURST_MS"
-    allowed = f"1 to {_LONGEST_BURST} different whole numbers like -400,0,400"
-    text = read.text(name, "0")
-    words = [word.strip() for word in text.split(",")]
-    if not all(re.fullmatch(r"[+-]?\d{1,5}", word) for word in words):
-        read.problem(name, text, f"must be {allowed}")
-        return (0,)
-    moments = tuple(sorted(int(word) for word in words))
-    if len(moments) > _LONGEST_BURST or len(set(moments)) < len(moments):
-        read.problem(name, text, f"must be {allowed}")
+    moments = read.integers(name, 0, _LONGEST_BURST)
     low, high = _OFFSET_LIMITS_MS
     for camera in cameras:
         first, last = camera.offset_ms + moments[0], camera.offset_ms + moments[-1]
         if camera.enabled and not low <= first <= last <= high:
             asked = f"{first} to {last} ms" if first != last else f"{first} ms"
             why = f"with the offset of {camera.key} asks for {asked}; allowed: {low} to {high} ms"
-            read.problem(name, text, why)
+            read.problem(name, read.env.get(name, "").strip(), why)
             break
     return moments
 
@@ -438,12 +425,12 @@ def _site(read: EnvReader) -> SiteConfig:
     return SiteConfig(
         site_id=read.text(
             "SITE_ID",
-            _default_site_id(),
+            default_site_id(),
             pattern=r"[A-Za-z0-9._-]{1,64}",
             allowed="1 to 64 of letters, digits, '.', '_' and '-'",
             shown="host name and 6 digits of the machine id",
         ),
-        timezone=read.timezone("SITE_TIMEZONE", _system_timezone(), shown="the system's"),
+        timezone=read.timezone("SITE_TIMEZONE", system_timezone(), shown="the system's"),
         log_level=read.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
         log_file=read.path("LOG_FILE", "camera_system.log"),
         stats_refresh_s=read.integer("STATS_REFRESH_S", 10, 1, 3600),
@@ -460,35 +447,3 @@ def _web(read: EnvReader) -> WebConfig:
         session_idle_minutes=read.integer("SESSION_IDLE_MINUTES", 720, 1, 100_000),
         trusted_proxies=read.networks("TRUSTED_PROXIES"),
     )
-
-
-def _default_site_id() -> str:
-    host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:57] or "box"
-    try:
-        machine_id = Path("/etc/machine-id").read_text(encoding="ascii").strip()
-    except OSError:
-        machine_id = ""
-    return f"{host}-{machine_id[:6] or f'{uuid.getnode():012x}'[-6:]}"
-
-
-def _system_timezone() -> str:
-    link = Path("/etc/localtime")
-    try:
-        name = os.environ.get("TZ", "").lstrip(":") or str(link.resolve()).partition("zoneinfo/")[2]
-        return ZoneInfo(name).key
-    except (OSError, ValueError, ZoneInfoNotFoundError):
-        return "UTC"
-
-
-def _tighten(env_file: Path) -> tuple[bool, list[str]]:
-    """Take `env_file` from others' eyes when it is ours; return (still exposed, warnings)."""
-    try:
-        status = env_file.stat()
-        if not status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            return False, []
-        env_file.chmod(0o600)
-    except FileNotFoundError:
-        return False, []
-    except OSError:
-        return True, [f"{env_file} can be read by other users: chmod 600 {env_file}"]
-    return False, [f"{env_file} could be read by other users; it is now readable by its owner only"]

@@ -1,4 +1,4 @@
-"""The command line and the daemon: construction, wiring, start, stop, signals."""
+"""The command line: what was asked for, signals, and exit codes."""
 
 from __future__ import annotations
 
@@ -7,317 +7,27 @@ import logging
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from datetime import date, datetime
 from functools import partial
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Final
 
 import commands
-from camera.frame import StreamError
-from camera.heap import IdleMemory, set_up_heap
-from camera.latest_frame import LiveView
-from camera.stream import CameraStream
-from capture_service import CaptureOutcome, CaptureService
-from cleanup_service import CleanupService
-from clock_service import ClockService
+from camera.heap import set_up_heap
 from config import Config, ConfigError, load
-from gpio.backend import GpioBackend, load_rpi_gpio
-from gpio.pins import Edge
-from gpio_service import GpioService
-from runtime.clock import Clock, is_synchronized
-from runtime.stats import Stats
-from runtime.version import RELEASED_AT, __version__
-from runtime.worker import Worker, stop_all
-from status.document import SystemStatus
-from store.catalog import Catalog, LockedError
+from daemon import Daemon
+from gpio.backend import load_rpi_gpio
+from runtime.logs import set_up_logging
+from runtime.version import __version__
+from store.catalog import LockedError
 from store.image_files import StorageError
-from store.pending_file import PendingExporter
-from store.reconcile import Reconciler
-from upload.http_target import HttpTarget
-from upload.s3_target import S3Target
-from uploader import UploadService
-from web.access import Access
-from web.context import Actions, CameraUnavailableError, LivePicture, Site
-from web.passwords import Passwords
-from web.server import WebServer
-from web.sessions import Sessions
-from web.throttle import LoginThrottle
-from web_app import create_app
 
 _log = logging.getLogger("main")
 
-EXIT_WORKER_DIED: Final = 70
 EXIT_STORAGE: Final = 74
 EXIT_LOCKED: Final = 75
 EXIT_CONFIG: Final = 78
-
-_LOG_BYTES: Final = 10_000_000
-_LOG_FILES: Final = 5
-_GPIO_STOP_S: Final = 1.0
-_CAPTURE_STOP_S: Final = 3.5
-_STOP_S: Final = 4.5
-_DECODES_AT_ONCE: Final = 1
-_CAPTURE_RESULT_MARGIN_S: Final = 30.0
-
-
-class Daemon:
-    """All services of the running system, joined by callables."""
-
-    def __init__(
-        self,
-        config: Config,
-        *,
-        load_gpio: Callable[[], GpioBackend] | None = None,
-        clock_synchronized: Callable[[], bool | None] = is_synchronized,
-    ) -> None:
-        """Build everything and start nothing; a pretend site brings its own pins and clock.
-
-        Raises:
-            StorageError: the storage folder can't be used.
-            LockedError: another daemon works on it.
-        """
-        self.stopped = threading.Event()
-        self.exit_code = 0
-        self._config = config
-        self._catalog = Catalog(config.storage)
-        clock = Clock(
-            synchronized=clock_synchronized,
-            released_at=RELEASED_AT,
-            newest_at=self._catalog.newest_image_at(),
-        )
-        self._clock = ClockService(self._catalog, clock)
-        stats = Stats()
-        slots = threading.Semaphore(_DECODES_AT_ONCE)
-        enabled = [camera for camera in config.cameras if camera.enabled]
-        self._streams = {c.key: CameraStream(c, config.capture, slots) for c in enabled}
-        self._uploads = UploadService(
-            config.upload,
-            self._catalog,
-            stats,
-            make_target=partial(
-                S3Target if config.upload.enabled and config.upload.is_s3 else HttpTarget,
-                config.upload,
-                config.site.site_id,
-            ),
-        )
-        self._capture = CaptureService(
-            config.cameras,
-            self._streams,
-            self._catalog,
-            stats,
-            site_id=config.site.site_id,
-            uploads_enabled=config.upload.enabled,
-            clock=clock,
-            burst_ms=config.capture.burst_ms,
-            best_within_ms=config.capture.best_within_ms,
-            on_saved=self._uploads.submit,
-        )
-        self._stats = stats
-        self._names = {camera.key: camera.name for camera in config.cameras}
-        self._gpio = GpioService(
-            config.gpio,
-            on_edge=self._on_edge,
-            load=load_gpio or partial(load_rpi_gpio, config.storage.state_dir),
-            clock=clock,
-        )
-        self._cleanup = CleanupService(
-            config.cleanup,
-            self._catalog,
-            stats,
-            min_free_disk_bytes=config.storage.min_free_disk_bytes,
-            uploads_enabled=config.upload.enabled,
-            clock=clock,
-        )
-        self._exporter = PendingExporter(self._catalog, config.storage.pending_file)
-        self._reconciler = Reconciler(
-            self._catalog,
-            config.storage.pending_file,
-            uploads_enabled=config.upload.enabled,
-            on_done=self._on_reconciled,
-        )
-        self._live = LiveView(self._streams)
-        self._passwords = Passwords(Path(".env"))
-        self._web = self._make_web(clock)
-
-    def _make_web(self, clock: Clock) -> WebServer:
-        status = SystemStatus(
-            self._config,
-            catalog=self._catalog,
-            stats=self._stats,
-            clock=clock,
-            cameras={key: stream.status for key, stream in self._streams.items()},
-            gpio=self._gpio.status,
-            uploads=self._uploads.status,
-            retention=self._cleanup,
-            workers=self._workers,
-            default_password=lambda: self._config.web.auth_enabled and self._passwords.is_default,
-            list_error=lambda: self._exporter.write_error,
-        )
-        web = self._config.web
-        site = Site(
-            cameras=self._config.cameras,
-            timezone=self._config.site.timezone,
-            stats_refresh_s=self._config.site.stats_refresh_s,
-            catalog=self._catalog,
-            status=status,
-            actions=Actions(
-                capture=self._capture_by_hand,
-                latest=self._latest,
-                run_cleanup=self._cleanup.run,
-                preview_cleanup=self._cleanup.preview,
-                retry_uploads=self._retry_uploads,
-                resolve_unknown=self._resolve_unknown,
-            ),
-        )
-        access = Access(
-            enabled=web.auth_enabled,
-            api_token=web.api_token,
-            passwords=self._passwords,
-            sessions=Sessions(
-                self._config.storage.state_dir, self._passwords, web.session_idle_minutes * 60
-            ),
-            throttle=LoginThrottle(),
-        )
-        app = create_app(site, access, trusted_proxies=web.trusted_proxies)
-        return WebServer(app, web.bind_ip, web.bind_port)
-
-    def _workers(self) -> Sequence[Worker]:
-        """Return all workers, consumers before producers."""
-        return (
-            self._exporter,
-            *self._uploads.workers,
-            self._cleanup,
-            self._clock,
-            self._reconciler,
-            *self._capture.workers.values(),
-            *self._streams.values(),
-            self._gpio,
-            self._web,
-        )
-
-    def run(self) -> int:
-        """Start everything, wait for the end, stop everything; return the exit code."""
-        _log.info("camera capture %s starts, site %s", __version__, self._config.site.site_id)
-        for worker in self._workers():
-            worker.died = self._on_worker_died
-            worker.start()
-        memory = IdleMemory()
-        while not self.stopped.wait(1.0):
-            decoded_s = max((stream.decoded_s for stream in self._streams.values()), default=0.0)
-            memory.look(decoded_s)
-            if self._catalog.damaged:
-                _log.critical("the catalog is damaged; restarting to rebuild it")
-                self._end(EXIT_WORKER_DIED)
-        self._stop()
-        _log.info("stopped")
-        return self.exit_code
-
-    def _stop(self) -> None:
-        for stream in self._streams.values():
-            stream.give_up_waiting()
-        accepting = (self._gpio, *self._capture.workers.values())
-        survivors = stop_all([self._gpio], _GPIO_STOP_S)
-        survivors += stop_all(self._capture.workers.values(), _CAPTURE_STOP_S)
-        rest = [worker for worker in self._workers() if worker not in accepting]
-        survivors += stop_all(rest, _STOP_S)
-        if not survivors:
-            self._catalog.close()
-
-    def _on_worker_died(self) -> None:
-        self._end(EXIT_WORKER_DIED)
-
-    def _end(self, exit_code: int) -> None:
-        self.exit_code = exit_code
-        self.stopped.set()
-
-    def _on_edge(self, edge: Edge) -> None:
-        self._stats.count_trigger(self._names[edge.camera_key])
-        flags = ("edge_late",) if edge.late else ()
-        self._capture.request(edge.camera_key, edge_s=edge.monotonic_s, flags=flags)
-
-    def _on_reconciled(self) -> None:
-        self._exporter.allow()
-        self._uploads.wake()
-
-    def _capture_by_hand(self, camera_key: str) -> CaptureOutcome:
-        timeout_s = self._config.capture.timeout_s + _CAPTURE_RESULT_MARGIN_S
-        return self._capture.capture_now(camera_key, "manual", timeout_s)
-
-    def _latest(self, camera_key: str) -> LivePicture:
-        try:
-            frame = self._live.frame(camera_key)
-        except StreamError as error:
-            raise CameraUnavailableError(error.reason, error.hint) from error
-        return LivePicture(frame.jpeg, frame.thumbnail, self._live.age_ms(frame))
-
-    def _retry_uploads(self, filename: str | None) -> int:
-        if filename is not None:
-            self._catalog.image(filename)
-        return self._uploads.retry(filename)
-
-    def _resolve_unknown(self, state: str) -> int:
-        changed = self._catalog.resolve_unknown(state)
-        self._uploads.wake()
-        return changed
-
-
-class _RedactingFormatter(logging.Formatter):
-    """Take secrets out of every line, whoever wrote it."""
-
-    def __init__(self, secrets: frozenset[str]) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(message)s")
-        self._secrets = sorted(secrets, key=len, reverse=True)
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
-
-
-class _LogFile(RotatingFileHandler):
-    """Write to a rotated file; say once when that fails, and go on by itself when it works."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES, encoding="utf-8")
-        self._failing = False
-        self._failed = False
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write one line."""
-        self._failed = False
-        super().emit(record)
-        self._failing = self._failed
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Say why a line could not be written, instead of a traceback for each."""
-        self._failed = True
-        if not self._failing:
-            print(f"cannot write {self.baseFilename}: {sys.exc_info()[1]}", file=sys.stderr)
-        if self.stream is not None and self.stream.closed:  # else it would never be opened again
-            self.stream = None
-
-
-def set_up_logging(config: Config, *, to_file: bool) -> None:
-    """Log to the console and, rotated, to `LOG_FILE`."""
-    handlers: list[logging.Handler] = [logging.StreamHandler()]
-    failure = None
-    if to_file:
-        path = config.site.log_file
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handlers.append(_LogFile(path))
-        except OSError as error:
-            failure = f"cannot write {path}: {error.strerror}"
-    for handler in handlers:
-        handler.setFormatter(_RedactingFormatter(config.secrets))
-    logging.basicConfig(level=config.site.log_level, handlers=handlers)
-    logging.getLogger("urllib3").setLevel(logging.ERROR)
-    if failure:
-        _log.warning("%s; logging to the console only", failure)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -325,38 +35,47 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description="Save the picture of the moment a trigger fires, and upload it."
     )
     parser.add_argument("--version", action="version", version=__version__)
-    command = parser.add_mutually_exclusive_group()
-    command.add_argument(
+    _add_commands(parser)
+    _add_details(parser)
+    return parser.parse_args(arguments)
+
+
+def _add_commands(parser: argparse.ArgumentParser) -> None:
+    """Add what can be done instead of running the daemon: one thing at most."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
         "--test-capture", action="store_true", help="take a picture from every enabled camera"
     )
-    command.add_argument(
+    group.add_argument(
         "--test-gpio", action="store_true", help="show the pins and every trigger for a while"
     )
-    command.add_argument(
+    group.add_argument(
         "--cleanup-now", action="store_true", help="delete images older than the retention"
     )
-    command.add_argument("--check-config", action="store_true", help="check the settings only")
-    command.add_argument(
+    group.add_argument("--check-config", action="store_true", help="check the settings only")
+    group.add_argument(
         "--requeue-unknown",
         action="store_true",
         help="send images again of which it is not known whether they were uploaded",
     )
-    command.add_argument(
-        "--verify", action="store_true", help="compare every photo with the catalog"
-    )
-    command.add_argument(
+    group.add_argument("--verify", action="store_true", help="compare every photo with the catalog")
+    group.add_argument(
         "--export", type=_day, metavar="YYYY-MM-DD", help="write a day's photos to a zip file"
     )
-    command.add_argument(
+    group.add_argument(
         "--rebuild",
         action="store_true",
         help="make the catalog anew from the photos and the list of pending ones",
     )
-    command.add_argument(
+    group.add_argument(
         "--demo",
         action="store_true",
         help="run on a pretend site: cameras, cars, pins and an upload server of its own",
     )
+
+
+def _add_details(parser: argparse.ArgumentParser) -> None:
+    """Add what some of the commands can be told."""
     parser.add_argument(
         "--to",
         type=Path,
@@ -380,7 +99,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="SECONDS",
         help="how long --test-gpio watches (default 10)",
     )
-    return parser.parse_args(arguments)
 
 
 def _day(text: str) -> date:
@@ -416,11 +134,16 @@ def _run(options: argparse.Namespace) -> int:
     if options.check_config:
         return commands.check_config(config, say)
     command = _command(options)
-    set_up_logging(config, to_file=command is None)
+    _log_as(config, to_file=command is None)
     if command is None:
         return _run_daemon(config)
     logging.getLogger().setLevel(logging.ERROR)
     return command(config, say)
+
+
+def _log_as(config: Config, *, to_file: bool) -> None:
+    path = config.site.log_file if to_file else None
+    set_up_logging(config.site.log_level, path, config.secrets)
 
 
 def _command(options: argparse.Namespace) -> Callable[[Config, commands.Say], int] | None:
@@ -459,7 +182,7 @@ def _run_demo(data: Path | None, faults: Sequence[str]) -> int:
     from simulator import demo  # production does without it
 
     with demo.open_site(data, faults) as (site, config):
-        set_up_logging(config, to_file=True)
+        _log_as(config, to_file=True)
         set_up_heap()
         daemon = Daemon(
             config, load_gpio=lambda: site.pins, clock_synchronized=site.clock_synchronized

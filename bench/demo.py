@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from bench.gates import Gate, cpu_s, report
-from tests.rigs.demo import demo, frames_from_the_stop
+from tests.rigs.demo import demo, frames_after_the_stop
 
 WATCH_S = 60.0
 
@@ -28,7 +28,9 @@ def main() -> int:
             threading.Event().wait(WATCH_S)
             share = (cpu_s(site.process.pid) - busy_s) / (time.monotonic() - at_s)
             images = site.get("/api/images?per_page=200")["images"]
-            frames = [frames_from_the_stop(image, site.read(image["url"])) for image in images]
+            frames = [
+                abs(frames_after_the_stop(image, site.read(image["url"]))) for image in images
+            ]
     gates = [
         Gate("first picture after the start", first_s, 60, "s"),
         Gate("processor, daemon and site", share * 100, 40, "% of a core"),

@@ -83,6 +83,18 @@ class EnvReader:
             return None
         return self.integer(name, low if default is None else default, low, high)
 
+    def integers(self, name: str, default: int, most: int) -> tuple[int, ...]:
+        """Return 1 to `most` different whole numbers, parted by commas, in order."""
+        value = self.text(name, str(default))
+        words = [word.strip() for word in value.split(",")]
+        if all(re.fullmatch(r"[+-]?\d{1,5}", word) for word in words):
+            numbers = sorted({int(word) for word in words})
+            if len(numbers) == len(words) <= most:
+                return tuple(numbers)
+        allowed = f"must be 1 to {most} different whole numbers like -400,0,400"
+        self.problem(name, value, allowed)
+        return (default,)
+
     def number(self, name: str, default: float, low: float, high: float) -> float:
         """Return a number from `low` to `high`."""
         value = self.text(name, f"{default:g}")

@@ -51,7 +51,7 @@ def main() -> None:
         shoot(browser, site, "/photos", "photos-desk", DESK)
         shoot(browser, site, "/photos", "viewer-phone", PHONE, "dark", click="#gallery a.photo")
         site.fault("offline", True)
-        site.wait_for_alert("upload_offline", 20)
+        site.wait_for_alert("upload_offline")
         site.wait_until("pending", lambda: site.get("/api/status")["upload"]["pending"] >= 2, 40)
         shoot(browser, site, "/", "offline-phone", PHONE, click="#light-uploads summary")
 

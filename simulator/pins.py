@@ -148,13 +148,20 @@ class InductionLoop(Worker):
     Cars come from the moment on that somebody has watched the camera for two seconds.
     """
 
-    def __init__(self, pins: SimulatedPins, pin: int, camera: SimulatedCamera) -> None:
+    def __init__(
+        self,
+        pins: SimulatedPins,
+        pin: int,
+        camera: SimulatedCamera,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         super().__init__(f"loop-{pin}")
         self.pin = pin
         self.presses: list[float] = []
         """When the contact first closed for each car, on the monotonic clock."""
         self._pins = pins
         self._camera = camera
+        self._clock = clock
         self._watched_since_s: float | None = None
         self._changes: deque[tuple[float, bool]] = deque()
         self._done_until_s = 0.0
@@ -172,16 +179,16 @@ class InductionLoop(Worker):
 
     def step(self) -> float:
         """Move the contact when it is time and return the seconds until the next change."""
-        now_s = time.monotonic()
+        now_s = self._clock()
         if not self._is_watched(now_s):
             return _IDLE_S
         if not self._changes:
             self._plan_visit()
-        while self._changes and self._changes[0][0] <= time.monotonic():
+        while self._changes and self._changes[0][0] <= self._clock():
             self._move(*self._changes.popleft())
         if not self._changes:
             return 0.0
-        return max(0.0, self._changes[0][0] - time.monotonic())
+        return max(0.0, self._changes[0][0] - self._clock())
 
     def _is_watched(self, now_s: float) -> bool:
         if self._watched_since_s is None and self._camera.viewers:
@@ -218,7 +225,7 @@ class InductionLoop(Worker):
 
     def _move(self, at_s: float, closed: bool) -> None:
         if closed and at_s == self._first_close_s:
-            self.presses.append(time.monotonic())
+            self.presses.append(self._clock())
         if self._jammed:
             return
         if closed:

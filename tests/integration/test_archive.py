@@ -129,7 +129,7 @@ def test_a_bar_shows_how_far_it_is_on_a_terminal(tmp_path: Path) -> None:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=theirs,
-                timeout=60,
+                timeout=120,
                 check=True,
             )
             shown = os.read(ours, 100_000).decode()
@@ -231,7 +231,7 @@ def test_a_store_s_package_is_asked_for(tmp_path: Path, settings: dict[str, str]
                 env=environment,
                 capture_output=True,
                 text=True,
-                timeout=60,
+                timeout=120,
                 check=False,
             )
             assert done.returncode == 78

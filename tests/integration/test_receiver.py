@@ -35,7 +35,7 @@ pytestmark = pytest.mark.filterwarnings("error")
 ROOT = Path(__file__).parents[2]
 # Every byte value, and what a careless parser trips over: line ends, dashes, a blank at the end.
 JPEG = b"\xff\xd8" + bytes(range(256)) * 40 + b"\r\n--\r\n\r\n--x--\r\n\n\r \r\n"
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 
 
 @pytest.fixture(autouse=True)

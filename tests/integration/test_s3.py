@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -14,7 +15,8 @@ import pytest
 from config import S3Config, UploadConfig
 from store.catalog import Catalog
 from store.rows import Image
-from tests.rigs.daemon import DaemonProcess, free_port
+from tests.rigs import s3 as rig
+from tests.rigs.daemon import DaemonProcess, free_port, free_ports
 from tests.rigs.gates import gates
 from tests.rigs.s3 import BUCKET, KEY, SECRET, WRITER_KEY, Store, store
 from tests.rigs.stores import JPEG, NOON, save, storage_config, upload_config
@@ -169,6 +171,21 @@ def test_a_corrected_time_changes_no_key(target: S3Target, catalog: Catalog) -> 
     image = save(catalog, clock_trusted=False)
     corrected = replace(image, captured_at=NOON + timedelta(days=40), clock_trusted=True)
     assert target.key_of(corrected) == target.key_of(image)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_store_that_loses_its_port_to_another_takes_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Only of the rig: tests run beside a demo and each other."""
+    with socket.create_server(("127.0.0.1", 0)) as winner:
+        taken = winner.getsockname()[1]
+        offered = [[taken, *free_ports(7)], free_ports(8)]
+        monkeypatch.setattr(rig, "free_ports", lambda number: offered.pop(0))
+        with store(kind, tmp_path) as running:
+            assert running.names() == []
+            assert offered == []
+            assert f":{taken}" not in running.endpoint_url
 
 
 def test_the_daemon_delivers_when_the_store_comes(tmp_path: Path) -> None:

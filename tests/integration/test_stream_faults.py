@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +14,12 @@ from camera.stream import CameraStream
 from tests.rigs.clips import clip
 from tests.rigs.line import Line
 from tests.rigs.rtsp import RtspServer
-from tests.rigs.streams import JITTER_S, PERIOD_S, number_of, settle, stream_of, wait_for_state
+from tests.rigs.streams import check_moment, number_of, settle, stream_of, wait_for_state
 
 pytestmark = pytest.mark.usefixtures("cameras_available")
 
 KIND = "h264-720p25-gop25"
+PATIENCE_S = 60.0
 
 
 @contextmanager
@@ -38,17 +38,15 @@ def expect_recovery(server: RtspServer, stream: CameraStream) -> None:
     wait_for_state(stream, "streaming")
     settle(stream)
     edge_s = time.monotonic()
-    number = number_of(stream.take(stream.pin(edge_s)))
-    assert number is not None
-    assert abs(server.offset_of("/cam", number, edge_s)) <= PERIOD_S / 2 + JITTER_S
+    check_moment(server, stream.take(stream.pin(edge_s)), edge_s)
     assert stream.status().error is None
 
 
 def test_a_cut_network_is_stalled_then_down_and_recovers() -> None:
     with camera() as (server, line, stream):
         line.cut()
-        wait_for_state(stream, "stalled", 5)
-        wait_for_state(stream, "down", 10)
+        wait_for_state(stream, "stalled")
+        wait_for_state(stream, "down")
         assert stream.status().hint
         line.mend()
         expect_recovery(server, stream)
@@ -57,8 +55,8 @@ def test_a_cut_network_is_stalled_then_down_and_recovers() -> None:
 def test_a_camera_that_is_switched_off_says_so_and_recovers() -> None:
     with camera() as (server, line, stream):
         line.unplug()
-        wait_for_state(stream, "down", 5)
-        deadline_s = time.monotonic() + 10
+        wait_for_state(stream, "down")
+        deadline_s = time.monotonic() + PATIENCE_S
         while "connection refused" not in (stream.status().error or ""):
             assert time.monotonic() < deadline_s
             stream.pause(0.05)
@@ -71,7 +69,7 @@ def test_a_connection_that_is_reset_is_made_anew() -> None:
         for _ in range(3):
             made = line.connections
             line.reset()
-            deadline_s = time.monotonic() + 10
+            deadline_s = time.monotonic() + PATIENCE_S
             while line.connections == made:
                 assert time.monotonic() < deadline_s
                 stream.pause(0.02)
@@ -81,8 +79,8 @@ def test_a_connection_that_is_reset_is_made_anew() -> None:
 def test_a_camera_that_answers_garbage_is_named_and_recovers() -> None:
     with camera() as (server, line, stream):
         line.talk_noise()
-        wait_for_state(stream, "down", 10)
-        deadline_s = time.monotonic() + 10
+        wait_for_state(stream, "down")
+        deadline_s = time.monotonic() + PATIENCE_S
         while "RTSP" not in (stream.status().error or ""):
             assert time.monotonic() < deadline_s, stream.status()
             stream.pause(0.05)
@@ -93,24 +91,22 @@ def test_a_camera_that_answers_garbage_is_named_and_recovers() -> None:
 def test_a_line_that_trickles_gives_no_fresh_picture_and_recovers() -> None:
     with camera() as (server, line, stream):
         line.trickle(2000)
-        wait_for_state(stream, "stalled", 10)
+        wait_for_state(stream, "stalled")
         line.mend()
         line.reset()
         expect_recovery(server, stream)
 
 
 def test_a_changed_password_is_said_and_tried_seldom() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
     mounts = {"/cam": clip(KIND)}
     with (
-        RtspServer(mounts, user="admin", password="first", port=port) as server,
+        RtspServer(mounts, user="admin", password="first") as server,
         stream_of(server.url("/cam", "admin", "first")) as stream,
     ):
         settle(stream)
         server.kill()
-        with RtspServer(mounts, user="admin", password="second", port=port):
-            deadline_s = time.monotonic() + 20
+        with RtspServer(mounts, user="admin", password="second", port=server.port):
+            deadline_s = time.monotonic() + PATIENCE_S
             while "password" not in (stream.status().error or ""):
                 assert time.monotonic() < deadline_s, stream.status()
                 stream.pause(0.05)

@@ -14,7 +14,16 @@ from camera.stream import CameraStream
 from tests.rigs.clips import FFMPEG, clip
 from tests.rigs.line import Line
 from tests.rigs.rtsp import RtspServer
-from tests.rigs.streams import JITTER_S, PERIOD_S, number_of, settle, stream_of, wait_for_state
+from tests.rigs.streams import (
+    TIE_S,
+    check_about,
+    check_moment,
+    number_of,
+    settle,
+    stream_of,
+    true_shot_s,
+    wait_for_state,
+)
 
 pytestmark = pytest.mark.usefixtures("cameras_available")
 
@@ -28,9 +37,7 @@ def capture_some(stream: CameraStream, server: RtspServer, count: int = 4) -> No
     for _ in range(count):
         edge_s = time.monotonic()
         frame = stream.take(stream.pin(edge_s))
-        number = number_of(frame)
-        assert number is not None, "the picture is smeared"
-        assert abs(server.offset_of("/cam", number, edge_s)) <= PERIOD_S / 2 + JITTER_S
+        check_moment(server, frame, edge_s)
         assert frame.flags == ()
         stream.pause(0.31)
 
@@ -38,7 +45,7 @@ def capture_some(stream: CameraStream, server: RtspServer, count: int = 4) -> No
 @pytest.mark.parametrize("kind", ["h264-720p25-gop125", "h265-720p25-gop50-slices"])
 def test_long_gops_and_slices(kind: str) -> None:
     with RtspServer({"/cam": clip(kind)}) as server, stream_of(server.url("/cam")) as stream:
-        settle(stream, 15)
+        settle(stream)
         capture_some(stream, server)
 
 
@@ -47,9 +54,9 @@ def test_a_smart_codec_with_a_keyframe_every_twelve_seconds() -> None:
         RtspServer({"/cam": clip("h264-720p25-gop300")}) as server,
         stream_of(server.url("/cam")) as stream,
     ):
-        settle(stream, 20)
+        settle(stream)
         capture_some(stream, server, 8)
-        deadline_s = time.monotonic() + 15
+        deadline_s = time.monotonic() + 60
         while not stream.status().gop_too_long:
             assert time.monotonic() < deadline_s
             stream.pause(0.1)
@@ -119,9 +126,7 @@ def test_rtp_time_that_jumps(kind: str, jump_s: float) -> None:
         stream.pause(0.2)
         for _ in range(3):  # right after the jump: whole, and of about the moment
             edge_s = time.monotonic()
-            number = number_of(stream.take(stream.pin(edge_s)))
-            assert number is not None
-            assert abs(server.offset_of("/cam", number, edge_s)) < 1.2
+            check_about(server, stream.take(stream.pin(edge_s)), edge_s, 1.2)
         settle(stream)
         capture_some(stream, server)
 
@@ -167,16 +172,25 @@ def test_the_sharpest_frame_of_a_window() -> None:
         stream_of(server.url("/cam")) as stream,
     ):
         settle(stream)
-        for _ in range(5):
+        judged = 0
+        for _ in range(30):
             edge_s = time.monotonic()
             frame = stream.take(stream.pin(edge_s, 0.12))
-            number = number_of(frame)
-            assert number is not None
-            assert number % 5 == 0, "not the one that is in focus"
-            shown_s = server.offset_of("/cam", number, edge_s)
-            assert abs(shown_s) <= 0.12 + JITTER_S
-            assert abs((frame.shot_s - edge_s) - shown_s) <= JITTER_S
+            shot_s = true_shot_s(server, frame)
+            seen_s = edge_s - (frame.shot_s - shot_s)
+            assert abs(shot_s - seen_s) <= 0.12 + TIE_S
+            near = [
+                shot.frame_number
+                for shot in server.shots("/cam")
+                if abs(shot.moment_s - seen_s) <= 0.12 - TIE_S
+            ]
+            if any(number % 5 == 0 for number in near):  # a busy camera may shoot fewer
+                assert (number_of(frame) or 0) % 5 == 0, f"not the one in focus of {near}"
+                judged += 1
+            if judged == 5:
+                break
             stream.pause(0.27)
+        assert judged == 5
 
 
 def test_b_frames_are_told_to_the_installer() -> None:

@@ -10,7 +10,15 @@ import pytest
 from camera.frame import StreamError
 from tests.rigs.clips import clip
 from tests.rigs.rtsp import RtspServer
-from tests.rigs.streams import JITTER_S, PERIOD_S, number_of, settle, stream_of, wait_for_state
+from tests.rigs.streams import (
+    check_about,
+    check_moment,
+    number_of,
+    settle,
+    stream_of,
+    true_shot_s,
+    wait_for_state,
+)
 
 pytestmark = pytest.mark.usefixtures("cameras_available")
 
@@ -30,11 +38,7 @@ def test_the_picture_is_the_one_of_the_moment(kind: str) -> None:
         for _ in range(6):
             edge_s = time.monotonic()
             frame = stream.take(stream.pin(edge_s))
-            number = number_of(frame)
-            assert number is not None, "the picture is smeared"
-            shown_s = server.offset_of("/cam", number, edge_s)
-            assert abs(shown_s) <= PERIOD_S / 2 + JITTER_S
-            assert abs((frame.shot_s - edge_s) - shown_s) <= JITTER_S
+            check_moment(server, frame, edge_s)
             assert frame.flags == ()
             stream.pause(0.17)
 
@@ -48,9 +52,7 @@ def test_slices_with_parameter_sets_of_their_own_are_one_picture() -> None:
         settle(stream)
         for _ in range(6):
             edge_s = time.monotonic()
-            number = number_of(stream.take(stream.pin(edge_s)))
-            assert number is not None, "the picture is smeared"
-            assert abs(server.offset_of("/cam", number, edge_s)) <= PERIOD_S / 2 + JITTER_S
+            check_moment(server, stream.take(stream.pin(edge_s)), edge_s)
             stream.pause(0.37)
 
 
@@ -60,10 +62,7 @@ def test_captures_right_after_a_connect_are_whole(kind: str) -> None:
         wait_for_state(stream, "streaming")
         for _ in range(4):
             edge_s = time.monotonic()
-            frame = stream.take(stream.pin(edge_s))
-            number = number_of(frame)
-            assert number is not None
-            assert abs(server.offset_of("/cam", number, edge_s)) < 0.5
+            check_about(server, stream.take(stream.pin(edge_s)), edge_s, 0.5)
 
 
 @pytest.mark.parametrize(("setting_ms", "wanted_s"), [(-400, -0.4), (300, 0.3)])
@@ -76,10 +75,7 @@ def test_an_offset_asks_for_another_moment(setting_ms: int, wanted_s: float) -> 
         stream.pause(0.6)
         edge_s = time.monotonic()
         frame = stream.take(stream.pin(edge_s + setting_ms / 1000))
-        number = number_of(frame)
-        assert number is not None
-        shown_s = server.offset_of("/cam", number, edge_s + wanted_s)
-        assert abs(shown_s) <= PERIOD_S / 2 + JITTER_S
+        check_moment(server, frame, edge_s + wanted_s)
 
 
 def test_latency_shifts_what_the_moment_is() -> None:
@@ -89,11 +85,7 @@ def test_latency_shifts_what_the_moment_is() -> None:
     ):
         settle(stream)
         edge_s = time.monotonic()
-        frame = stream.take(stream.pin(edge_s))
-        number = number_of(frame)
-        assert number is not None
-        assert abs(server.offset_of("/cam", number, edge_s + 0.2)) <= PERIOD_S / 2 + JITTER_S
-        assert abs(frame.shot_s - edge_s) <= PERIOD_S / 2 + JITTER_S
+        check_moment(server, stream.take(stream.pin(edge_s)), edge_s, latency_s=0.2)
 
 
 def test_a_busy_camera_gives_each_edge_its_own_moment() -> None:
@@ -109,9 +101,7 @@ def test_a_busy_camera_gives_each_edge_its_own_moment() -> None:
             pins.append(stream.pin(edges_s[-1]))
             stream.pause(0.12)
         for edge_s, pin in zip(edges_s, pins, strict=True):
-            number = number_of(stream.take(pin))
-            assert number is not None
-            assert abs(server.offset_of("/cam", number, edge_s)) <= PERIOD_S / 2 + JITTER_S
+            check_moment(server, stream.take(pin), edge_s)
 
 
 def test_a_frozen_camera_is_stalled_and_recovers() -> None:
@@ -121,7 +111,7 @@ def test_a_frozen_camera_is_stalled_and_recovers() -> None:
     ):
         settle(stream)
         server.freeze("/cam")
-        wait_for_state(stream, "stalled", 5)
+        wait_for_state(stream, "stalled")
         assert "no new picture" in (stream.status().error or "")
         wait_for_state(stream, "down")
         with pytest.raises(StreamError, match=r"no (new )?picture"):
@@ -129,9 +119,7 @@ def test_a_frozen_camera_is_stalled_and_recovers() -> None:
         server.resume("/cam")
         settle(stream)
         edge_s = time.monotonic()
-        number = number_of(stream.take(stream.pin(edge_s)))
-        assert number is not None
-        assert abs(server.offset_of("/cam", number, edge_s)) <= PERIOD_S / 2 + JITTER_S
+        check_moment(server, stream.take(stream.pin(edge_s)), edge_s)
 
 
 def test_an_edge_just_after_the_freeze_gets_the_last_picture_marked_stale() -> None:
@@ -145,20 +133,17 @@ def test_an_edge_just_after_the_freeze_gets_the_last_picture_marked_stale() -> N
         edge_s = time.monotonic()
         frame = stream.take(stream.pin(edge_s))
         assert "stale" in frame.flags
-        assert -1.5 < frame.shot_s - edge_s < -0.3
-        number = number_of(frame)
-        assert number is not None
-        assert abs(server.offset_of("/cam", number, frame.shot_s)) <= JITTER_S
+        assert true_shot_s(server, frame) == server.shots("/cam")[-1].moment_s
 
 
 def test_a_killed_camera_is_down_at_once_and_recovers() -> None:
     with (
         RtspServer({"/cam": clip("h264-720p25-gop25")}) as server,
-        stream_of(server.url("/cam")) as stream,
+        stream_of(server.url("/cam"), CAPTURE_TIMEOUT_S="60") as stream,
     ):
         settle(stream)
         server.kill()
-        wait_for_state(stream, "down", 5)
+        wait_for_state(stream, "down")
         edge_s = time.monotonic()
         pin = stream.pin(edge_s)
         server.restart()
@@ -172,21 +157,22 @@ def test_a_camera_killed_at_the_moment_gives_its_last_picture() -> None:
     """It was there when the moment came near; the first one of the next session is later."""
     with (
         RtspServer({"/cam": clip("h264-720p25-gop25")}) as server,
-        stream_of(server.url("/cam")) as stream,
+        stream_of(
+            server.url("/cam"), CAPTURE_MAX_OFFSET_MS="1000", CAPTURE_TIMEOUT_S="60"
+        ) as stream,
     ):
         settle(stream)
         wanted_s = time.monotonic() + 0.6
         pin = stream.pin(wanted_s)
         stream.pause(0.5)
         server.kill()
-        wait_for_state(stream, "down", 5)
+        killed_s = time.monotonic()
+        wait_for_state(stream, "down")
+        stream.pause(max(0.0, wanted_s + 1.1 - time.monotonic()))  # too late to stand in
         server.restart()
         frame = stream.take(pin)
-        assert abs(frame.shot_s - wanted_s) <= 0.25
+        assert true_shot_s(server, frame) < killed_s
         assert "stale" not in frame.flags
-        number = number_of(frame)
-        assert number is not None
-        assert abs(server.offset_of("/cam", number, frame.shot_s)) <= JITTER_S
 
 
 def test_a_camera_that_hangs_while_it_is_opened_holds_up_no_other() -> None:

@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,13 +21,22 @@ from typing import Any, Self
 ROOT = Path(__file__).parents[2]
 FAKE_RPI = Path(__file__).with_name("fake_rpi")
 _POLL_S = 0.02
+PATIENCE_S = 90.0
+"""How long is waited for what comes at once, but on a busy machine."""
 
 
 def free_port() -> int:
     """Return a port that is free right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
+
+
+def free_ports(number: int) -> list[int]:
+    """Return so many different ports that are free right now."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 class DaemonProcess:
@@ -98,7 +108,9 @@ class DaemonProcess:
                 stderr=console,
             )
 
-    def command(self, *arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+    def command(
+        self, *arguments: str, timeout_s: float = PATIENCE_S
+    ) -> subprocess.CompletedProcess[str]:
         """Run main.py with arguments in the same directory and return what it printed."""
         self.write_env()
         environment = {**self.environment(), "FAKE_GPIO_SOCKET": f"{self._wire_path}2"}
@@ -130,7 +142,7 @@ class DaemonProcess:
         assert self._process is not None
         self._process.send_signal(number)
 
-    def stop(self, number: signal.Signals = signal.SIGTERM, timeout_s: float = 15) -> int:
+    def stop(self, number: signal.Signals = signal.SIGTERM, timeout_s: float = PATIENCE_S) -> int:
         """Ask the daemon to end and return its exit code."""
         assert self._process is not None
         self._process.send_signal(number)
@@ -147,8 +159,9 @@ class DaemonProcess:
 
     def pull(self, pin: int) -> float:
         """Pull a pin LOW and return the moment on the monotonic clock."""
+        moment_s = time.monotonic()
         self._drive(pin, 0)
-        return time.monotonic()
+        return moment_s
 
     def let_go(self, pin: int) -> None:
         """Let a pin go HIGH."""
@@ -178,7 +191,9 @@ class DaemonProcess:
         """Return the JSON of a GET."""
         return self.request(path)[1]
 
-    def wait_until(self, what: str, condition: Callable[[], bool], timeout_s: float = 30) -> None:
+    def wait_until(
+        self, what: str, condition: Callable[[], bool], timeout_s: float = PATIENCE_S
+    ) -> None:
         """Wait for a condition; one that can't be asked yet is not met yet."""
         deadline_s = time.monotonic() + timeout_s
         pause = threading.Event()
@@ -192,8 +207,8 @@ class DaemonProcess:
                 raise AssertionError(f"{what} did not happen in {timeout_s:g} s\n{self.log()}")
             pause.wait(_POLL_S)
 
-    def wait_for_streams(self, n: int, timeout_s: float = 30) -> None:
-        """Wait until so many cameras stream and their timing has settled."""
+    def wait_for_streams(self, n: int, timeout_s: float = PATIENCE_S) -> None:
+        """Wait until so many cameras stream."""
 
         def streaming() -> bool:
             cameras = self.get("/api/status")["cameras"]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from simulator import clip
-from tests.rigs.daemon import ROOT
+from tests.rigs.daemon import PATIENCE_S, ROOT
 from tests.rigs.gates import CLIPS, NAMES, number_in
 
 FILES = dict(zip(("r1", "r2", "r3"), NAMES, strict=True))
@@ -33,7 +33,7 @@ class Demo:
 
     def address(self, name: str) -> str:
         """Wait for an address that is printed and return it."""
-        deadline_s = time.monotonic() + 20
+        deadline_s = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline_s:
             found = re.search(rf"{name}\s+(http://\S+)", "".join(self.lines))
             if found:
@@ -43,13 +43,13 @@ class Demo:
 
     def get(self, path: str) -> dict[str, Any]:
         """Return the JSON of a GET."""
-        with urllib.request.urlopen(self.url + path, timeout=10) as reply:  # noqa: S310
+        with urllib.request.urlopen(self.url + path, timeout=PATIENCE_S) as reply:  # noqa: S310
             document: dict[str, Any] = json.loads(reply.read())
             return document
 
     def read(self, path: str) -> bytes:
         """Return the body of a GET."""
-        with urllib.request.urlopen(self.url + path, timeout=10) as reply:  # noqa: S310
+        with urllib.request.urlopen(self.url + path, timeout=PATIENCE_S) as reply:  # noqa: S310
             body: bytes = reply.read()
             return body
 
@@ -57,7 +57,7 @@ class Demo:
         """Post to an address and return the status."""
         headers = {"Origin": origin} if origin else {}
         request = urllib.request.Request(url, data=body, headers=headers)  # noqa: S310
-        with urllib.request.urlopen(request, timeout=10) as reply:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as reply:  # noqa: S310
             return int(reply.status)
 
     def fault(self, name: str, on: bool) -> None:
@@ -65,7 +65,9 @@ class Demo:
         body = f"on={int(on)}".encode()
         assert self.post(f"{self.site}/faults/{name}", body, self.site) == 200
 
-    def wait_until(self, what: str, condition: Callable[[], object], timeout_s: float) -> None:
+    def wait_until(
+        self, what: str, condition: Callable[[], object], timeout_s: float = PATIENCE_S
+    ) -> None:
         """Wait for a condition; one that can't be asked yet is not met yet."""
         deadline_s = time.monotonic() + timeout_s
         while time.monotonic() < deadline_s:
@@ -77,13 +79,13 @@ class Demo:
             threading.Event().wait(0.05)
         raise AssertionError(f"{what} did not happen in {timeout_s:g} s\n{''.join(self.lines)}")
 
-    def wait_for_state(self, name: str, state: str, timeout_s: float) -> None:
+    def wait_for_state(self, name: str, state: str, timeout_s: float = PATIENCE_S) -> None:
         """Wait until a camera is in a state."""
         self.wait_until(f"{name} {state}", lambda: self.camera(name)["state"] == state, timeout_s)
 
-    def wait_for_alert(self, code: str, timeout_s: float) -> None:
+    def wait_for_alert(self, code: str) -> None:
         """Wait until an alert stands."""
-        self.wait_until(code, lambda: code in self.alerts(), timeout_s)
+        self.wait_until(code, lambda: code in self.alerts())
 
     def alerts(self) -> set[str]:
         """Return the codes of the standing alerts."""
@@ -125,7 +127,7 @@ def visits_of(camera: str) -> tuple[clip.Visit, ...]:
     return clip.load(CLIPS / f"{FILES[camera]}.h264").visits
 
 
-def frames_from_the_stop(image: dict[str, Any], jpeg: bytes) -> int:
-    """Return how many frames a picture is off the one in which its car came to stand."""
+def frames_after_the_stop(image: dict[str, Any], jpeg: bytes) -> int:
+    """Return how many frames after (negative: before) its car came to stand a picture is."""
     number = number_in(jpeg)
-    return min(abs(number - visit.stops_at_frame) for visit in visits_of(image["camera"]))
+    return min((number - visit.stops_at_frame for visit in visits_of(image["camera"])), key=abs)

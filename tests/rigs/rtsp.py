@@ -27,8 +27,8 @@ from rtsp.errors import Diagnosis, RtspError
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 PROGRAM = Path(__file__).with_name("gst_rtsp_server.py")
-START_TIMEOUT_S = 30.0
-REPLY_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 90.0
+REPLY_TIMEOUT_S = 60.0
 
 
 class Shot(NamedTuple):

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 Script = Callable[["Peer"], None]
 

@@ -113,7 +113,7 @@ class _Catalog(Catalog):
 
 
 class _Site:
-    """Wire the services as `main.py` does, with cameras of our own."""
+    """Wire the services as `daemon.py` does, with cameras of our own."""
 
     def __init__(self, job: Job) -> None:
         storage = storage_config(Path(job.folder))

@@ -11,6 +11,7 @@ import pytest
 import cleanup_service
 from cleanup_service import AlreadyRunningError, CleanupReport, CleanupService
 from config import CleanupConfig
+from runtime.clock import Clock
 from runtime.stats import Stats
 from runtime.version import RELEASED_AT
 from store.catalog import Catalog
@@ -28,31 +29,30 @@ def catalog(tmp_path: Path) -> Iterator[Catalog]:
     catalog.close()
 
 
-class Clock:
-    """The wall clock, and what the kernel says of it."""
+class SetClock(Clock):
+    """A wall clock that a test sets, what the kernel says of it, and a monotonic clock."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.at = RELEASED_AT + timedelta(days=400)
+    def __init__(self) -> None:
+        self.now = RELEASED_AT + timedelta(days=400)
+        self.now_s = 1000.0
         self.is_synchronized: bool | None = True
-        monkeypatch.setattr(cleanup_service, "Clock", lambda: self)
-
-    def wall(self) -> datetime:
-        return self.at
-
-    def synchronized(self) -> bool | None:
-        return self.is_synchronized
+        super().__init__(
+            synchronized=lambda: self.is_synchronized,
+            wall_s=lambda: self.now.timestamp(),
+            monotonic_s=lambda: self.now_s,
+        )
 
     def ago(self, days: float) -> datetime:
-        return self.at - timedelta(days=days)
+        return self.now - timedelta(days=days)
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock(monkeypatch)
+def clock() -> SetClock:
+    return SetClock()
 
 
 def service(
-    catalog: Catalog, *, uploads_enabled: bool = True, min_free_bytes: int = 0
+    catalog: Catalog, clock: SetClock, *, uploads_enabled: bool = True, min_free_bytes: int = 0
 ) -> CleanupService:
     return CleanupService(
         CleanupConfig(RETENTION_DAYS, 24),
@@ -60,6 +60,8 @@ def service(
         Stats(),
         min_free_disk_bytes=min_free_bytes,
         uploads_enabled=uploads_enabled,
+        clock=clock,
+        monotonic_s=lambda: clock.now_s,
     )
 
 
@@ -81,11 +83,11 @@ def left(catalog: Catalog) -> list[str]:
     ],
 )
 def test_retention_by_state(
-    catalog: Catalog, clock: Clock, state: str, uploads_enabled: bool, kept: bool
+    catalog: Catalog, clock: SetClock, state: str, uploads_enabled: bool, kept: bool
 ) -> None:
     old = save(catalog, clock.ago(RETENTION_DAYS + 0.01), state=state)
     young = save(catalog, clock.ago(RETENTION_DAYS - 0.01), state=state)
-    cleanup = service(catalog, uploads_enabled=uploads_enabled)
+    cleanup = service(catalog, clock, uploads_enabled=uploads_enabled)
     preview = cleanup.preview()
     report = cleanup.run()
     assert report == preview
@@ -97,73 +99,73 @@ def test_retention_by_state(
 
 
 def test_more_than_one_chunk_is_deleted(
-    catalog: Catalog, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    catalog: Catalog, clock: SetClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cleanup_service, "_CHUNK", 2)
     for n in range(5):
         save(catalog, clock.ago(20 + n), state="uploaded")
-    assert service(catalog).run().deleted == 5
+    assert service(catalog, clock).run().deleted == 5
     assert left(catalog) == []
 
 
-def test_failed_events_age_too(catalog: Catalog, clock: Clock) -> None:
+def test_failed_events_age_too(catalog: Catalog, clock: SetClock) -> None:
     catalog.fail_unrecorded("r1", "gpio", clock.ago(20), "camera down")
     catalog.fail_unrecorded("r1", "gpio", clock.ago(1), "camera down")
     catalog.record_unrecorded()
     save(catalog, clock.ago(20), state="uploaded")
     save(catalog, clock.ago(20), state="pending")
-    service(catalog).run()
+    service(catalog, clock).run()
     assert catalog.totals().events == {"capturing": 0, "saved": 1, "failed": 1}
 
 
-def test_images_with_an_untrusted_time_do_not_age(catalog: Catalog, clock: Clock) -> None:
+def test_images_with_an_untrusted_time_do_not_age(catalog: Catalog, clock: SetClock) -> None:
     image = save(catalog, clock.ago(10_000), state="uploaded", clock_trusted=False)
-    assert service(catalog).run().deleted == 0
+    assert service(catalog, clock).run().deleted == 0
     assert left(catalog) == [image.filename]
 
 
-def test_an_insane_clock_deletes_nothing(catalog: Catalog, clock: Clock) -> None:
+def test_an_insane_clock_deletes_nothing(catalog: Catalog, clock: SetClock) -> None:
     save(catalog, clock.ago(31), state="uploaded")
     clock.is_synchronized = False
-    preview = service(catalog).preview()
-    report = service(catalog).run()
+    preview = service(catalog, clock).preview()
+    report = service(catalog, clock).run()
     assert report == preview
     assert (report.deleted, report.freed_bytes) == (0, 0)
     assert "not synchronised" in (report.held_back or "")
     clock.is_synchronized = True
-    assert service(catalog).run().deleted == 1
+    assert service(catalog, clock).run().deleted == 1
 
 
 def test_a_long_silence_with_a_good_clock_is_no_reason_to_hold_back(
-    catalog: Catalog, clock: Clock
+    catalog: Catalog, clock: SetClock
 ) -> None:
     save(catalog, clock.ago(31), state="uploaded")
     clock.is_synchronized = None  # the kernel can't say
-    assert service(catalog).run().deleted == 1
+    assert service(catalog, clock).run().deleted == 1
 
 
 def test_an_unsynchronised_clock_near_the_newest_image_is_good_enough(
-    catalog: Catalog, clock: Clock
+    catalog: Catalog, clock: SetClock
 ) -> None:
     save(catalog, clock.ago(31), state="uploaded")
     save(catalog, clock.ago(1), state="uploaded")
     clock.is_synchronized = False
-    assert service(catalog).run().deleted == 1
+    assert service(catalog, clock).run().deleted == 1
 
 
-def test_a_clock_before_the_release_deletes_nothing(catalog: Catalog, clock: Clock) -> None:
-    clock.at = RELEASED_AT - timedelta(days=1)
+def test_a_clock_before_the_release_deletes_nothing(catalog: Catalog, clock: SetClock) -> None:
+    clock.now = RELEASED_AT - timedelta(days=1)
     save(catalog, clock.ago(100), state="uploaded")
-    report = service(catalog).run()
+    report = service(catalog, clock).run()
     assert report.deleted == 0
     assert "release" in (report.held_back or "")
 
 
 def test_a_second_run_at_once_is_refused(
-    catalog: Catalog, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    catalog: Catalog, clock: SetClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(catalog, clock.ago(20), state="uploaded")
-    cleanup = service(catalog)
+    cleanup = service(catalog, clock)
     refused: list[str] = []
     real_delete = catalog.delete
 
@@ -190,13 +192,13 @@ def small_disk(catalog: Catalog, monkeypatch: pytest.MonkeyPatch, size_bytes: in
 
 
 def test_low_disk_deletes_sent_images_oldest_first_and_no_more_than_needed(
-    catalog: Catalog, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    catalog: Catalog, clock: SetClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     states = ("uploaded", "pending", "skipped", "unknown", "rejected", "uploaded", "uploaded")
     saved = [save(catalog, clock.ago(5 - n / 10), state=s) for n, s in enumerate(states)]
     size = len(JPEG)
     small_disk(catalog, monkeypatch, 8 * size)  # one picture's room is free
-    cleanup = service(catalog, min_free_bytes=3 * size)
+    cleanup = service(catalog, clock, min_free_bytes=3 * size)
     assert cleanup.make_room() == 2
     assert left(catalog) == [i.filename for n, i in enumerate(saved) if n not in (0, 2)]
     assert not cleanup.nothing_left_to_delete
@@ -204,13 +206,13 @@ def test_low_disk_deletes_sent_images_oldest_first_and_no_more_than_needed(
 
 
 def test_low_disk_never_deletes_pending_ones(
-    catalog: Catalog, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    catalog: Catalog, clock: SetClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     states = ("pending", "rejected", "uploaded", "unknown")
     for n, state in enumerate(states):
         save(catalog, clock.ago(1 + n), state=state)
     small_disk(catalog, monkeypatch, 4 * len(JPEG))
-    cleanup = service(catalog, min_free_bytes=4 * len(JPEG))
+    cleanup = service(catalog, clock, min_free_bytes=4 * len(JPEG))
     assert cleanup.make_room() == 1
     assert cleanup.nothing_left_to_delete
     by_state = catalog.totals().by_state
@@ -221,12 +223,12 @@ def test_low_disk_never_deletes_pending_ones(
 
 
 def test_low_disk_frees_no_name_that_comes_again(
-    catalog: Catalog, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    catalog: Catalog, clock: SetClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Found by killing the program on a full disk: one name, two pictures, two keys."""
     first = save(catalog, clock.ago(1), state="uploaded")
     small_disk(catalog, monkeypatch, 9_000_000)
-    cleanup = service(catalog, min_free_bytes=9_000_000)
+    cleanup = service(catalog, clock, min_free_bytes=9_000_000)
     assert cleanup.make_room() == 0
     assert cleanup.nothing_left_to_delete
     second = save(catalog, clock.ago(1))
@@ -237,7 +239,7 @@ def test_low_disk_frees_no_name_that_comes_again(
 
 
 def test_a_full_disk_is_relieved_before_anything_is_written(
-    catalog: Catalog, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    catalog: Catalog, clock: SetClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(catalog, clock.ago(1), state="uploaded")
     catalog.begin_event("r1", "gpio", clock.ago(0))
@@ -250,24 +252,26 @@ def test_a_full_disk_is_relieved_before_anything_is_written(
         real_record()
 
     monkeypatch.setattr(catalog, "record_unrecorded", record_unrecorded)
-    cleanup = service(catalog, min_free_bytes=1)
+    cleanup = service(catalog, clock, min_free_bytes=1)
     assert cleanup.step() == 60.0
     assert left(catalog) == []
 
 
-def test_retention_runs_when_its_time_has_come(
-    catalog: Catalog, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cleanup = service(catalog)
+def test_retention_runs_when_its_time_has_come(catalog: Catalog, clock: SetClock) -> None:
+    cleanup = service(catalog, clock)
     save(catalog, clock.ago(20), state="uploaded")
     cleanup.step()
     assert len(left(catalog)) == 1
-    cleanup._next_run_s = 0.0
+    clock.now_s += 60
     cleanup.step()
     assert left(catalog) == []
     save(catalog, clock.ago(20), state="uploaded")
+    clock.now_s += 24 * 3600 - 1
     cleanup.step()
     assert len(left(catalog)) == 1
+    clock.now_s += 1
+    cleanup.step()
+    assert left(catalog) == []
 
 
 # How long the disk will do.
@@ -303,9 +307,9 @@ def test_days_of_room(free_bytes: int, changes: dict[str, object], days: int | N
 
 
 def test_days_left_follow_the_last_day(
-    catalog: Catalog, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    catalog: Catalog, clock: SetClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cleanup = service(catalog, min_free_bytes=GB)
+    cleanup = service(catalog, clock, min_free_bytes=GB)
     monkeypatch.setattr(catalog.folder, "disk_usage", lambda: (GB + len(JPEG) * 80, 2 * GB))
     assert cleanup.days_left() is None
     save(catalog, clock.ago(0.5))
@@ -315,14 +319,14 @@ def test_days_left_follow_the_last_day(
     assert cleanup.days_left() == 40  # two in a whole day
     save(catalog, clock.ago(8), state="uploaded")
     assert cleanup.days_left() is None  # retention frees from now on: 20 at most
-    clock.at += timedelta(days=1)
+    clock.now += timedelta(days=1)
     assert cleanup.days_left() is None  # nothing came within the last day
 
 
 def test_images_that_wait_for_upload_are_not_freed_by_retention(
-    catalog: Catalog, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    catalog: Catalog, clock: SetClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(catalog.folder, "disk_usage", lambda: (GB + len(JPEG) * 80, 2 * GB))
     save(catalog, clock.ago(0.5))
     save(catalog, clock.ago(8))
-    assert service(catalog, min_free_bytes=GB).days_left() == 80
+    assert service(catalog, clock, min_free_bytes=GB).days_left() == 80

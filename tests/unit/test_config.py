@@ -12,6 +12,7 @@ import pytest
 
 import config
 from config import ConfigError, load, parse, redact_url, variables
+from runtime import env_file
 
 ROOT = Path(__file__).parents[2]
 CANARY = "c4n4ry-p@ss:w/rd"
@@ -382,7 +383,7 @@ def test_a_file_that_can_t_be_read_is_a_problem_in_words(
         raise PermissionError(13, "Permission denied")
 
     Path(".env").touch()
-    monkeypatch.setattr(config, "dotenv_values", refuse)
+    monkeypatch.setattr(env_file, "dotenv_values", refuse)
     with pytest.raises(ConfigError, match=r"\.env can't be read: Permission denied"):
         load()
 

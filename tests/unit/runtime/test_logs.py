@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import main
+from runtime.logs import _LogFile
 
 
 class Stream:
@@ -36,7 +36,7 @@ def line(text: str) -> logging.LogRecord:
 
 
 def test_a_full_disk_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    log = main._LogFile(tmp_path / "x.log")
+    log = _LogFile(tmp_path / "x.log")
     real, log.stream = log.stream, Stream()  # type: ignore[assignment]
     for _ in range(5):
         log.emit(line("lost"))
@@ -52,7 +52,7 @@ def test_a_full_disk_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_a_rollover_that_failed_does_not_end_the_log(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    log = main._LogFile(tmp_path / "x.log")
+    log = _LogFile(tmp_path / "x.log")
     assert log.stream is not None
     log.stream.close()  # what a rollover leaves that could not flush its last lines
     log.emit(line("lost"))

@@ -103,21 +103,19 @@ class StillCamera(SimulatedCamera):
 class Clock:
     """The monotonic clock of the loop and its camera."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now_s = 0.0
-        monkeypatch.setattr("simulator.pins.time", self)
+    now_s = 0.0
 
-    def monotonic(self) -> float:
+    def __call__(self) -> float:
         return self.now_s
 
 
-def test_the_contact_follows_the_cars_and_bounces(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, edges = Clock(monkeypatch), list[int]()
+def test_the_contact_follows_the_cars_and_bounces() -> None:
+    clock, edges = Clock(), list[int]()
     pins, camera = FakeGpio(), StillCamera()
     pins.setmode(pins.BCM)
     pins.setup(18, pins.IN, pull_up_down=pins.PUD_UP)
     pins.add_event_detect(18, pins.FALLING, edges.append)
-    loop = InductionLoop(pins, 18, camera)
+    loop = InductionLoop(pins, 18, camera, clock)
     levels = []
     while clock.now_s < 12:
         wait_s = loop.step()
@@ -135,13 +133,11 @@ def test_the_contact_follows_the_cars_and_bounces(monkeypatch: pytest.MonkeyPatc
     assert len(loop.presses) == 1
 
 
-def test_no_car_comes_before_somebody_has_watched_for_two_seconds(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    clock, camera = Clock(monkeypatch), StillCamera()
+def test_no_car_comes_before_somebody_has_watched_for_two_seconds() -> None:
+    clock, camera = Clock(), StillCamera()
     first_stop_s = camera.clip.visits[0].stops_at_frame / 25
     clock.now_s = first_stop_s - 1.0
-    loop = InductionLoop(SimulatedPins(), 18, camera)
+    loop = InductionLoop(SimulatedPins(), 18, camera, clock)
     wait_s = loop.step()
     assert wait_s > 5, "the car that stops in a second is left out"
 
