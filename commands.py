@@ -22,7 +22,6 @@ from runtime.stats import Stats
 from runtime.worker import Worker, stop_all
 from store import archive
 from store.catalog import Catalog
-from store.database import FolderLock
 from store.rows import Image
 from upload.s3_target import S3Target
 
@@ -41,7 +40,7 @@ def test_capture(config: Config, say: Say) -> int:
     if not cameras:
         say("No camera is enabled: set CAMERA_1_ENABLED=true.")
         return 1
-    catalog = Catalog(config.storage, as_owner=False)
+    catalog = Catalog.open_beside(config.storage)
     slots = threading.Semaphore(2)
     streams = {camera.key: CameraStream(camera, config.capture, slots) for camera in cameras}
     capture = CaptureService(
@@ -94,7 +93,7 @@ def _test_camera(
     say(
         f"{title}: ok, {image.width}x{image.height} {status.codec}, {image.size_bytes // 1000} kB,"
         f" {outcome.latency_ms:.0f} ms, {image.offset_ms:+.0f} ms from the moment{flags}:"
-        f" {catalog.folder.path / image.filename}"
+        f" {catalog.rows.path_of(image.filename)}"
     )
     if advice := stream.status().advice:
         say(f"{title}: {advice}")
@@ -103,13 +102,10 @@ def _test_camera(
 
 def test_gpio(config: Config, load: Callable[[], GpioBackend], duration_s: float, say: Say) -> int:
     """Show the pins' levels, then every trigger for a while; 1 if the pins can't be used."""
-    lock_path = config.storage.state_dir / "lock"
-    if config.gpio.enabled and lock_path.exists():
-        lock = FolderLock(lock_path)
-        if not lock.acquire():
-            say(f"The pins are held by the running daemon, process {lock.owner()}: stop it first.")
-            return 1
-        lock.release()
+    owner = Catalog.owner_of(config.storage) if config.gpio.enabled else None
+    if owner is not None:
+        say(f"The pins are held by the running daemon, process {owner}: stop it first.")
+        return 1
     names = {camera.key: camera.name for camera in config.cameras}
     finished = threading.Event()
 
@@ -149,7 +145,7 @@ def _is_decided(gpio: GpioService) -> bool:
 
 def cleanup_now(config: Config, say: Say) -> int:
     """Run the retention once, beside a running daemon or without one."""
-    catalog = Catalog(config.storage, as_owner=False)
+    catalog = Catalog.open_beside(config.storage)
     try:
         report = CleanupService(
             config.cleanup,
@@ -171,9 +167,9 @@ def cleanup_now(config: Config, say: Say) -> int:
 
 def requeue_unknown(config: Config, say: Say) -> int:
     """Make all images of unknown fate pending."""
-    catalog = Catalog(config.storage, as_owner=False)
+    catalog = Catalog.open_beside(config.storage)
     try:
-        changed = catalog.resolve_unknown("pending")
+        changed = catalog.states.resolve_unknown("pending")
     finally:
         catalog.close()
     say(f"{changed} images are pending again.")

@@ -29,8 +29,8 @@ from runtime.stats import Stats
 from runtime.version import RELEASED_AT, __version__
 from runtime.worker import Worker, stop_all
 from status.document import SystemStatus
-from store.catalog import Catalog, LockedError
-from store.image_files import StorageError
+from store.catalog import Catalog
+from store.errors import LockedError, StorageError
 from store.pending_file import PendingExporter
 from store.reconcile import Reconciler
 from upload.http_target import HttpTarget
@@ -77,11 +77,11 @@ class Daemon:
         self.stopped = threading.Event()
         self.exit_code = 0
         self._config = config
-        self._catalog = Catalog(config.storage)
+        self._catalog = Catalog.open_owner(config.storage)
         clock = Clock(
             synchronized=clock_synchronized,
             released_at=RELEASED_AT,
-            newest_at=self._catalog.newest_image_at(),
+            newest_at=self._catalog.rows.newest_image_at(),
         )
         self._clock = ClockService(self._catalog, clock)
         stats = Stats()
@@ -129,7 +129,7 @@ class Daemon:
         self._exporter = PendingExporter(self._catalog, config.storage.pending_file)
         self._reconciler = Reconciler(
             self._catalog,
-            config.storage.pending_file,
+            config.storage,
             uploads_enabled=config.upload.enabled,
             on_done=self._on_reconciled,
         )
@@ -156,7 +156,7 @@ class Daemon:
             cameras=self._config.cameras,
             timezone=self._config.site.timezone,
             stats_refresh_s=self._config.site.stats_refresh_s,
-            catalog=self._catalog,
+            catalog=self._catalog.rows,
             status=status,
             actions=Actions(
                 capture=self._capture_by_hand,
@@ -250,11 +250,11 @@ class Daemon:
 
     def _retry_uploads(self, filename: str | None) -> int:
         if filename is not None:
-            self._catalog.image(filename)
+            self._catalog.rows.image(filename)
         return self._uploads.retry(filename)
 
     def _resolve_unknown(self, state: str) -> int:
-        changed = self._catalog.resolve_unknown(state)
+        changed = self._catalog.states.resolve_unknown(state)
         self._uploads.wake()
         return changed
 

@@ -22,7 +22,7 @@ from config import UploadConfig, redact_url
 from runtime.stats import Stats
 from runtime.worker import Worker
 from store.catalog import Catalog
-from store.image_files import StorageError
+from store.errors import StorageError
 from store.rows import Image
 from upload.http_target import (
     Deferred,
@@ -124,7 +124,7 @@ class UploadService:
 
     def retry(self, filename: str | None = None) -> int:
         """Make one image, or all, due now; return how many."""
-        changed = self._catalog.retry(filename)
+        changed = self._catalog.states.retry(filename)
         self._line.resume()
         for worker in self._retries:
             worker.hurry()
@@ -178,7 +178,7 @@ class Sender:
             return None
         tried = image.attempts
         try:
-            image = self._catalog.image(image.filename)
+            image = self._catalog.rows.image(image.filename)
         except KeyError:
             return None
         if image.state != "pending" or image.attempts != tried:  # somebody else was at it
@@ -187,24 +187,24 @@ class Sender:
         if jpeg is None:
             return None
         if image.sha256 is None:
-            image = self._catalog.with_sha256(image, jpeg)
-        self._catalog.check_room_to_note()
+            image = self._catalog.states.with_sha256(image, jpeg)
+        self._catalog.states.check_room_to_note()
         outcome = target.send(image, jpeg, replay=replay)
         self._write_down(image, outcome)
         return outcome
 
     def _read(self, image: Image) -> bytes | None:
         try:
-            return self._catalog.folder.read(image.filename)
+            return self._catalog.read(image.filename)
         except FileNotFoundError:
             _log.error("%s was pending and its file has gone", image.filename)
-            self._catalog.mark_missing(image.id)
+            self._catalog.states.mark_missing(image.id)
             return None
         except OSError as error:  # one bad block must not hold up the others
             reason = str(StorageError.of(error, "cannot read the file"))
             wait_s = backoff_s(image.attempts + 1)
             due_at = datetime.now(UTC) + timedelta(seconds=wait_s)
-            self._catalog.mark_waiting(image.id, reason, due_at, "file")
+            self._catalog.states.mark_waiting(image.id, reason, due_at, "file")
             self._stats.count_failed_attempt()
             _log.error("%s not uploaded: %s; next try in %.0f s", image.filename, reason, wait_s)
             return None
@@ -212,15 +212,15 @@ class Sender:
     def _write_down(self, image: Image, outcome: Outcome) -> None:
         self._note_line(outcome)
         if isinstance(outcome, Delivered):
-            self._catalog.mark_uploaded(image.id, outcome.location)
+            self._catalog.states.mark_uploaded(image.id, outcome.location)
             self._stats.count_upload(image.size_bytes)
             _log.info("%s uploaded", image.filename)
             return
         self._stats.count_failed_attempt()
         if isinstance(outcome, Misconfigured):
-            self._catalog.mark_waiting(image.id, outcome.reason, None, "server")
+            self._catalog.states.mark_waiting(image.id, outcome.reason, None, "server")
         elif isinstance(outcome, Rejected):
-            self._catalog.mark_rejected(image.id, outcome.reason)
+            self._catalog.states.mark_rejected(image.id, outcome.reason)
             _log.error("%s rejected: %s", image.filename, outcome.reason)
         else:
             self._defer(image, outcome)
@@ -239,7 +239,7 @@ class Sender:
 
     def _defer(self, image: Image, outcome: Deferred) -> None:
         if outcome.cause == "connection":  # not the image waits, the whole line does
-            self._catalog.mark_waiting(image.id, outcome.reason, None, "connection")
+            self._catalog.states.mark_waiting(image.id, outcome.reason, None, "connection")
             return
         wait_for: str = outcome.cause
         # That the server has too much to do says nothing about the image.
@@ -247,7 +247,7 @@ class Sender:
         if outcome.retry_after_s is not None:
             wait_for, wait_s = "retry_after", outcome.retry_after_s
         due_at = datetime.now(UTC) + timedelta(seconds=wait_s)
-        self._catalog.mark_waiting(image.id, outcome.reason, due_at, wait_for)
+        self._catalog.states.mark_waiting(image.id, outcome.reason, due_at, wait_for)
         _log.warning(
             "%s not uploaded: %s; next try in %.0f s", image.filename, outcome.reason, wait_s
         )
@@ -379,7 +379,7 @@ class RetryWorker(Worker):
     def _probe(self) -> float:
         if not self._probes:
             return _PROBE_S  # woken when the pause ends
-        for image in self._catalog.oldest_pending(_PROBED):
+        for image in self._catalog.rows.oldest_pending(_PROBED):
             if self._sender.send(self._target, image, replay=True, probe=True) is not None:
                 break
         if self._line.paused is None:
@@ -408,15 +408,15 @@ class RetryWorker(Worker):
         can't take, however many, shall not be all that is tried.
         """
         claimed = self._sender.claims.count()
-        self._progress.set_left(self._catalog.totals().by_state["pending"] - claimed)
-        return self._catalog.due_uploads(
+        self._progress.set_left(self._catalog.rows.totals().by_state["pending"] - claimed)
+        return self._catalog.rows.due_uploads(
             now,
             claimed + _LOOK_AHEAD,
             without_wait_first=self._failures_in_a_row > 0,
         )
 
     def _wait_for_due(self, now: datetime) -> float:
-        next_at = self._catalog.next_attempt_at(now)
+        next_at = self._catalog.rows.next_attempt_at(now)
         if next_at is None:
             return self._look_every_s
         return min(self._look_every_s, max(0.05, (next_at - now).total_seconds()))

@@ -16,8 +16,8 @@ from runtime.stats import Stats
 from runtime.version import __version__
 from runtime.worker import Worker
 from status.alarms import Alert, CameraView, Situation, alerts, since_words, verdict
-from store.catalog import SLOW_SAVE_S, Catalog
-from store.image_files import StorageError
+from store.catalog import Catalog
+from store.errors import StorageError
 from store.rows import ImageFilter, iso
 from uploader import UploadService
 
@@ -60,11 +60,11 @@ class SystemStatus:
 
     def status(self) -> Document:
         """Return what the dashboard shows."""
-        totals = self._catalog.totals()
+        totals = self._catalog.rows.totals()
         upload = self._uploads.status()
         gpio = self._gpio.status()
-        oldest = self._catalog.oldest_pending()
-        newest = self._catalog.images(ImageFilter(), limit=1)
+        oldest = self._catalog.rows.oldest_pending()
+        newest = self._catalog.rows.images(ImageFilter(), limit=1)
         storage = self._storage(totals.images, totals.bytes)
         clock_synchronized = self._clock_synchronized()
         now = datetime.now(UTC)
@@ -84,7 +84,7 @@ class SystemStatus:
             disk_low=storage["disk_free_bytes"] < self._config.storage.min_free_disk_bytes,
             nothing_left_to_delete=self._cleanup.nothing_left_to_delete,
             write_error=self._catalog.write_error or self._list_error(),
-            slow_save_s=save_s if (save_s := self._catalog.last_save_s) >= SLOW_SAVE_S else None,
+            slow_save_s=self._catalog.slow_save_s,
             clock_synchronized=clock_synchronized,
             env_file_exposed=self._config.env_file_exposed,
             default_password=self._default_password(),
@@ -123,7 +123,7 @@ class SystemStatus:
     def stats(self) -> Document:
         """Return the counters since the start, with the totals of the catalog."""
         now = self._stats.snapshot()
-        totals = self._catalog.totals()
+        totals = self._catalog.rows.totals()
         return {
             "captures": {
                 "total": now.captures_succeeded + now.captures_failed,

@@ -9,17 +9,17 @@ import json
 import logging
 import os
 import secrets
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 from dotenv import dotenv_values
 from werkzeug.security import check_password_hash, generate_password_hash
+
+from runtime.durable_file import replace_file
 
 _log = logging.getLogger(__name__)
 
@@ -199,24 +199,7 @@ def _variable_of(line: str) -> str:
 
 def _replace(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")  # mode 0600
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        with suppress(OSError):  # keep the owner when root changes the file of the service's user
-            owner = path.stat()
-            os.chown(temporary, owner.st_uid, owner.st_gid)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    replace_file(path, [text.encode()], private=True)
 
 
 def _matches(hashed: str, password: str) -> bool:

@@ -141,7 +141,7 @@ class HerdGate:
         self._number = number
         self._server = server
         self._clock = clock
-        self.catalog = Catalog(storage_of(folder / str(number)))
+        self.catalog = Catalog.open_owner(storage_of(folder / str(number)))
         fill(self.catalog, pictures, [JPEG])
         self._service = UploadService(
             upload_config(), self.catalog, Stats(), make_target=lambda: self
@@ -192,7 +192,7 @@ def run_case(case: Case, gates: int, pictures: int, *, seed: int = 6) -> Drained
                 stack.callback(gate.close)
             with clock.ruling():
                 _drain(herd, server, clock, pictures)
-            pending = sum(gate.catalog.totals().by_state["pending"] for gate in herd)
+            pending = sum(gate.catalog.rows.totals().by_state["pending"] for gate in herd)
     finally:
         logging.disable(logging.NOTSET)
     done_s = [max(server.delivered_s[n, i + 1] for i in range(pictures)) for n in range(gates)]
@@ -211,7 +211,7 @@ def _drain(herd: list[HerdGate], server: Server, clock: Clock, pictures: int) ->
             raise RuntimeError(f"not drained after {limit_s:.0f} s")
         gate = herd[number]
         wait_s = gate.worker.step()
-        if gate.catalog.totals().by_state["pending"]:
+        if gate.catalog.rows.totals().by_state["pending"]:
             heapq.heappush(turns, (clock.passed_s + wait_s, number))
 
 
