@@ -8,6 +8,7 @@ import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from store import database
 from store.catalog import Catalog
 from store.database import Database
 from store.errors import LockedError, StorageError, UnrecordedError
-from store.late_writes import LateWrites
-from store.rows import IMAGE_STATES, Image, ImageFilter
+from store.late_writes import LateWrites, Statements
+from store.rows import IMAGE_STATES, AdoptedFile, Image, ImageFilter
+from tests.rigs.commits import BrokenCommits
 from tests.rigs.stores import JPEG, NOON, save, save_many, shot, storage_config
 
 
@@ -37,21 +40,6 @@ def later(seconds: float) -> datetime:
 
 def events(catalog: Catalog) -> dict[str, int]:
     return catalog.rows.totals().events
-
-
-class BrokenCommits:
-    """Let no transaction through while `on`."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.on = False
-        real = Database.transaction
-
-        def transaction(database: Database, *, lazy: bool = False) -> Any:
-            if self.on:
-                raise StorageError("the disk is full", full=True)
-            return real(database, lazy=lazy)
-
-        monkeypatch.setattr(Database, "transaction", transaction)
 
 
 @pytest.fixture
@@ -376,6 +364,93 @@ def test_unknown_ones_are_resolved_together(catalog: Catalog, state: str) -> Non
     assert catalog.states.resolve_unknown(state) == 2
     assert catalog.rows.totals().by_state[state] == 2
     assert catalog.states.resolve_unknown(state) == 0
+
+
+def test_a_row_that_another_process_makes_of_the_file_meanwhile_stays(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event_id = catalog.events.begin("r1", "test", NOON)
+    real_commit = catalog._writes.commit
+
+    def adopt_first(statements: Statements) -> object:
+        epoch = int(NOON.timestamp())
+        catalog.adopt([AdoptedFile(f"r1_{epoch}.jpg", "r1", epoch, len(JPEG), "pending")])
+        return real_commit(statements)
+
+    monkeypatch.setattr(catalog._writes, "commit", adopt_first)
+    image = catalog.save(event_id, shot(), state="skipped")
+    assert image == catalog.rows.image(image.filename)
+    assert (image.state, image.sha256) == ("pending", None)
+    assert catalog.rows.totals().images == 1
+    _check_totals(catalog)
+
+
+# Missing files.
+
+# How a release before the column `state_before` left the rows of images whose file has gone:
+# wait_for, uploaded_us, source, and what the image was. The oldest ones kept no state at all.
+LEFT_MISSING = [
+    ("rejected", None, "gpio", "rejected"),
+    ("skipped", None, "gpio", "skipped"),
+    ("unknown", None, "gpio", "unknown"),
+    ("uploaded", None, "gpio", "uploaded"),
+    ("pending", None, "gpio", "pending"),
+    ("connection", None, "gpio", "pending"),
+    (None, None, "manual", "pending"),
+    (None, 5, "gpio", "uploaded"),
+    ("silent", 5, "gpio", "uploaded"),
+    (None, None, "test", "skipped"),
+    ("pending", None, "test", "skipped"),
+]
+
+
+def test_a_store_of_a_former_release_is_opened_as_it_is(tmp_path: Path) -> None:
+    config = storage_config(tmp_path)
+    config.state_dir.mkdir(parents=True)
+    with closing(sqlite3.connect(config.state_dir / "catalog.sqlite3")) as sql:
+        sql.executescript(database._SCHEMA)
+        sql.execute("PRAGMA user_version = 1")
+        sql.executemany(
+            "INSERT INTO images (filename, camera, source, edge_us, clock_trusted, size_bytes,"
+            " state, wait_for, uploaded_us, last_error)"
+            " VALUES (?, 'r1', ?, 0, 1, 9, 'missing', ?, ?, 'the file has gone')",
+            [
+                (f"r1_{number}.jpg", source, wait_for, uploaded_us)
+                for number, (wait_for, uploaded_us, source, _) in enumerate(LEFT_MISSING)
+            ],
+        )
+        sql.commit()
+    for _ in range(2):  # the second time the column is there
+        catalog = Catalog.open_owner(config)
+        assert not catalog.rows.rebuilding
+        assert catalog.rows.totals().by_state["missing"] == len(LEFT_MISSING)
+        catalog.close()
+    catalog = Catalog.open_owner(config)
+    for number, (*_, state) in enumerate(LEFT_MISSING):
+        catalog.states.mark_found(catalog.rows.image(f"r1_{number}.jpg").id)
+        image = catalog.rows.image(f"r1_{number}.jpg")
+        assert (image.state, image.wait_for, image.last_error) == (state, None, None), number
+    _check_totals(catalog)
+    catalog.close()
+
+
+@pytest.mark.parametrize("state", ["pending", "uploaded", "rejected", "skipped", "unknown"])
+def test_a_missing_image_keeps_its_former_state_apart(catalog: Catalog, state: str) -> None:
+    image = save(catalog, state=state)
+    catalog.states.mark_missing(image.id)
+    missing = catalog.rows.image(image.filename)
+    assert (missing.state, missing.wait_for) == ("missing", None)
+    catalog.states.mark_found(image.id)
+    assert catalog.rows.image(image.filename).state == state
+
+
+def test_what_a_former_release_marked_missing_in_between_counts(catalog: Catalog) -> None:
+    image = save(catalog, state="rejected")
+    catalog.states.mark_missing(image.id)
+    with catalog._db.transaction() as sql:  # found, sent, and missing again, as it writes it
+        sql.execute("UPDATE images SET wait_for = 'uploaded' WHERE id = ?", (image.id,))
+    catalog.states.mark_found(image.id)
+    assert catalog.rows.image(image.filename).state == "uploaded"
 
 
 # Totals.
