@@ -40,23 +40,6 @@ _IN_FLIGHT_S: Final = 60.0
 """A younger file may be of a capture whose row is still being committed."""
 _LOOKS: Final = 6
 _LOOK_EVERY_S: Final = 0.5  # between a file's deletion and its row's lies one fsync
-_COLUMNS: Final = (
-    "filename",
-    "camera",
-    "label",
-    "captured_at",
-    "local_time",
-    "offset_ms",
-    "source",
-    "flags",
-    "state",
-    "width",
-    "height",
-    "size_bytes",
-    "sha256",
-    "uploaded_at",
-    "remote_location",
-)
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 _ZIP_YEARS: Final = (1980, 2107)
 
@@ -137,16 +120,9 @@ def _confirmed(rows: CatalogReader, suspects: list[Image]) -> list[Finding]:
     for look in range(_LOOKS):
         if look and suspects:
             pause.wait(_LOOK_EVERY_S)
-        suspects = [image for image in suspects if _is_still(rows, image)]
+        suspects = [image for image in suspects if rows.state_of(image.id) is not None]
     found = ((image.filename, _problem(rows, image)) for image in suspects)
     return [Finding(filename, problem) for filename, problem in found if problem]
-
-
-def _is_still(rows: CatalogReader, image: Image) -> bool:
-    try:
-        return rows.image(image.filename).id == image.id
-    except KeyError:
-        return False
 
 
 def _is_settled(file: FoundFile) -> bool:
@@ -217,8 +193,8 @@ def _write_zip(
     rows: CatalogReader, images: list[Image], zone: ZoneInfo, part: Path, labels: dict[str, str]
 ) -> Exported:
     index = io.StringIO()
-    table = csv.writer(index)
-    table.writerow(_COLUMNS)
+    table = csv.DictWriter(index, _row(images[0], zone, labels))
+    table.writeheader()
     left_out = []
     with part.open("xb") as file:
         # Pictures are compressed already.
@@ -230,7 +206,7 @@ def _write_zip(
                     left_out.append(Finding(image.filename, error.strerror or str(error)))
                     continue
                 archive.writestr(_entry(image, zone), jpeg)
-                table.writerow(map(_cell, _row(image, zone, labels)))
+                table.writerow(_row(image, zone, labels))
             archive.writestr("index.csv", index.getvalue().encode("utf-8-sig"))
         file.flush()
         os.fsync(file.fileno())
@@ -247,25 +223,27 @@ def _entry(image: Image, zone: ZoneInfo) -> zipfile.ZipInfo:
     return entry
 
 
-def _row(image: Image, zone: ZoneInfo, labels: dict[str, str]) -> Iterable[object]:
+def _row(image: Image, zone: ZoneInfo, labels: dict[str, str]) -> dict[str, object]:
+    """Return what the index says of a picture, by column."""
     local = image.captured_at.astimezone(zone)
-    return (
-        image.filename,
-        image.camera,
-        labels.get(image.camera),
-        iso(image.captured_at),
-        local.isoformat(timespec="milliseconds"),
-        image.offset_ms,
-        image.source,
-        " ".join(image.flags),
-        image.state,
-        image.width,
-        image.height,
-        image.size_bytes,
-        image.sha256,
-        iso(image.uploaded_at),
-        image.remote_location,
-    )
+    row = {
+        "filename": image.filename,
+        "camera": image.camera,
+        "label": labels.get(image.camera),
+        "captured_at": iso(image.captured_at),
+        "local_time": local.isoformat(timespec="milliseconds"),
+        "offset_ms": image.offset_ms,
+        "source": image.source,
+        "flags": " ".join(image.flags),
+        "state": image.state,
+        "width": image.width,
+        "height": image.height,
+        "size_bytes": image.size_bytes,
+        "sha256": image.sha256,
+        "uploaded_at": iso(image.uploaded_at),
+        "remote_location": image.remote_location,
+    }
+    return {column: _cell(value) for column, value in row.items()}
 
 
 def _cell(value: object) -> object:

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from config import StorageConfig
 from runtime.worker import Worker
@@ -25,8 +25,6 @@ _log = logging.getLogger(__name__)
 _CHUNK: Final = 500
 _CAPTURE_S: Final = 30.0
 """So long after its edge a picture may come into the catalog, and so into the list."""
-
-_File = TypeVar("_File")
 
 
 class Reconciler(Worker):
@@ -152,10 +150,8 @@ class Reconciler(Worker):
         return self._state_of_orphans if file.epoch > known_until_s else "unknown"
 
     def _adopt(self, files: Iterable[AdoptedFile]) -> int:
-        return sum(self._catalog.adopt(chunk) for chunk in _chunks(files))
-
-
-def _chunks(files: Iterable[_File]) -> Iterator[list[_File]]:
-    files = iter(files)
-    while chunk := list(islice(files, _CHUNK)):
-        yield chunk
+        files = iter(files)
+        adopted = 0
+        while chunk := list(islice(files, _CHUNK)):
+            adopted += self._catalog.adopt(chunk)
+        return adopted

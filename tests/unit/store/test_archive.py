@@ -126,27 +126,39 @@ def test_a_picture_that_is_being_deleted_is_no_finding(
 ) -> None:
     images = save_many(catalog, 3)
     catalog._files.delete([images[1].filename])  # as a cleanup does, whose commit follows
-    looks: list[str] = []
-    look = catalog.rows.image
+    looks: list[int] = []
+    look = catalog.rows.state_of
 
-    def image(filename: str) -> Image:
-        looks.append(filename)
+    def state_of(image_id: int) -> str | None:
+        looks.append(image_id)
         if len(looks) == 3:
-            catalog.delete([images[1]])
-        return look(filename)
+            with monkeypatch.context() as patch:
+                patch.setattr(catalog.rows, "state_of", look)
+                catalog.delete([images[1]])
+        return look(image_id)
 
-    monkeypatch.setattr(catalog.rows, "image", image)
+    monkeypatch.setattr(catalog.rows, "state_of", state_of)
     assert archive.verify(catalog.rows).findings == []
-    assert looks == [images[1].filename] * 3
+    assert looks == [images[1].id] * 3
 
 
 def test_a_name_that_is_used_anew_is_no_finding(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = save(catalog)
-    monkeypatch.setattr(catalog.rows, "image", lambda filename: replace(image, id=image.id + 1))
     path_of(catalog, image).unlink()
+    look = catalog.rows.state_of
+
+    def state_of(image_id: int) -> str | None:
+        with monkeypatch.context() as patch:
+            patch.setattr(catalog.rows, "state_of", look)
+            if catalog.delete([image]):
+                assert save(catalog).filename == image.filename
+        return look(image_id)
+
+    monkeypatch.setattr(catalog.rows, "state_of", state_of)
     assert archive.verify(catalog.rows).findings == []
+    assert catalog.rows.image(image.filename).id != image.id
 
 
 # Opening to read.

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from config import StorageConfig
-from store import reconcile
+from store import catalog_reader, reconcile
 from store.catalog import Catalog
 from store.errors import StorageError, UnrecordedError
 from store.exif import Facts, with_exif
@@ -493,6 +493,7 @@ def test_many_files_and_rows_are_done_in_chunks(
     config: StorageConfig, reopen: Callable[[], Catalog], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reconcile, "_CHUNK", 2)
+    monkeypatch.setattr(catalog_reader, "_FILES_AT_ONCE", 2)
     catalog = reopen()
     saved = save_many(catalog, 5)
     for image in saved[::2]:
