@@ -16,9 +16,9 @@ from config import CameraConfig
 from runtime.clock import Clock, Moment
 from runtime.stats import Stats
 from runtime.worker import Worker
-from store.catalog import Catalog, UnrecordedError
+from store.catalog import Catalog
+from store.errors import StorageError, UnrecordedError
 from store.exif import Facts, with_exif
-from store.image_files import StorageError
 from store.rows import Image, Shot
 
 _log = logging.getLogger(__name__)
@@ -203,7 +203,7 @@ class _CameraWorker(Worker):
         request.ticket.resolve(self._failure(request, reason, None))
 
     def _fail_unrecorded(self, request: _Request, reason: str) -> None:
-        self._catalog.fail_unrecorded(
+        self._catalog.events.fail_unrecorded(
             *(self._camera.name, request.source, request.edge.at, reason),
             untrusted_s=request.untrusted_s,
         )
@@ -245,7 +245,7 @@ class _CameraWorker(Worker):
         event_id = None
         try:
             # While this commits, the picture's successor, which the frame has to wait for, comes.
-            event_id = self._catalog.begin_event(
+            event_id = self._catalog.events.begin(
                 *(self._camera.name, request.source, request.edge.at, request.flags),
                 untrusted_s=request.untrusted_s,
             )
@@ -253,17 +253,17 @@ class _CameraWorker(Worker):
             image = self._save(event_id, request, frame)
         except StreamError as error:
             if event_id is not None:
-                self._catalog.fail_event(event_id, error.reason)
+                self._catalog.events.fail(event_id, error.reason)
             return self._failure(request, error.reason, error.hint)
         except StorageError as error:
             if event_id is None:
                 self._fail_unrecorded(request, str(error))
             elif not isinstance(error, UnrecordedError):
-                self._catalog.fail_event(event_id, str(error))
+                self._catalog.events.fail(event_id, str(error))
             return self._failure(request, str(error), _STORAGE_HINT)
         except BaseException:  # a defect, which the worker logs; the edge is accounted for
             if event_id is not None:
-                self._catalog.fail_event(event_id, _DEFECT)
+                self._catalog.events.fail(event_id, _DEFECT)
                 self._stats.count_failed_capture()
                 request.ticket.resolve(self._failure(request, _DEFECT, _DEFECT_HINT))
             else:

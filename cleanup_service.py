@@ -116,7 +116,7 @@ class CleanupService(Worker):
         """Return what `run` would do now."""
         now = self._clock.wall()
         held_back = self._why_not(now)
-        count, size_bytes = self._catalog.expired_totals(now - self._retention, self._states)
+        count, size_bytes = self._catalog.rows.expired_totals(now - self._retention, self._states)
         if held_back:
             count, size_bytes = 0, 0
         return CleanupReport(count, size_bytes, self._kept_pending(now), held_back)
@@ -125,7 +125,8 @@ class CleanupService(Worker):
         """Delete sent images, oldest first, until enough of the disk is free; return how many."""
         deleted = 0
         while not self.stopping and (free_bytes := self._free_bytes()) < self._min_free_bytes:
-            images = _enough(self._catalog.oldest_sent(_CHUNK), self._min_free_bytes - free_bytes)
+            sent = self._catalog.rows.oldest_sent(_CHUNK)
+            images = _enough(sent, self._min_free_bytes - free_bytes)
             self.nothing_left_to_delete = not images
             if not images:
                 break
@@ -139,10 +140,10 @@ class CleanupService(Worker):
     def days_left(self) -> int | None:
         """Return for how many days there is room, see `days_of_room`; `None` if nobody can tell."""
         now = self._clock.wall()
-        number, first_at = self._catalog.saved_between(now - _DAY, now)
+        number, first_at = self._catalog.rows.saved_between(now - _DAY, now)
         if first_at is None:
             return None
-        totals = self._catalog.totals()
+        totals = self._catalog.rows.totals()
         begins_to_free = now - self._retention
         return days_of_room(
             self._free_bytes() - self._min_free_bytes,
@@ -150,7 +151,7 @@ class CleanupService(Worker):
             saved_within=_DAY if totals.images > number else now - first_at,
             kept_bytes=totals.bytes,
             retention=self._retention,
-            retention_frees=self._catalog.has_between(
+            retention_frees=self._catalog.rows.has_between(
                 begins_to_free, begins_to_free + self._retention / 4, self._states
             ),
         )
@@ -161,23 +162,23 @@ class CleanupService(Worker):
             return CleanupReport(0, 0, self._kept_pending(now), held_back)
         before = now - self._retention
         deleted = freed_bytes = 0
-        while images := self._catalog.expired(before, self._states, _CHUNK):
+        while images := self._catalog.rows.expired(before, self._states, _CHUNK):
             images = self._catalog.delete(images)
             deleted += len(images)
             freed_bytes += sum(i.size_bytes for i in images if i.state != "missing")
-        self._catalog.delete_events(before)
+        self._catalog.events.delete_ended(before)
         return CleanupReport(deleted, freed_bytes, self._kept_pending(now))
 
     def _kept_pending(self, now: datetime) -> int:
         if "pending" in self._states:
             return 0
-        return self._catalog.expired_totals(now - self._retention, ("pending",))[0]
+        return self._catalog.rows.expired_totals(now - self._retention, ("pending",))[0]
 
     def _why_not(self, now: datetime) -> str | None:
         """Distrust a clock that would make everything look old."""
         if now < RELEASED_AT:
             return "the clock is before this program's release"
-        newest = self._catalog.newest_image_at()
+        newest = self._catalog.rows.newest_image_at()
         if (
             self._clock.synchronized() is False
             and newest

@@ -29,7 +29,7 @@ class ClockService(Worker):
         """Correct some edges of this boot when the clock has come right."""
         self._note_transition()
         offset_s = self._clock.settled_offset_s()
-        corrected = 0 if offset_s is None else self._catalog.correct_times(offset_s, _CHUNK)
+        corrected = 0 if offset_s is None else self._catalog.events.correct_times(offset_s, _CHUNK)
         self._corrected += corrected
         if corrected == _CHUNK:
             return 0.0

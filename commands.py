@@ -25,7 +25,6 @@ from runtime.stats import Stats
 from runtime.worker import Worker, stop_all
 from store import archive
 from store.catalog import Catalog
-from store.database import FolderLock
 from store.rows import Image
 from upload.s3_target import S3Target
 
@@ -44,7 +43,7 @@ def test_capture(config: Config, say: Say) -> int:
     if not cameras:
         say("No camera is enabled: set CAMERA_1_ENABLED=true.")
         return 1
-    catalog = Catalog(config.storage, as_owner=False)
+    catalog = Catalog.open_beside(config.storage)
     slots = threading.Semaphore(2)
     streams = {camera.key: CameraStream(camera, config.capture, slots) for camera in cameras}
     capture = CaptureService(
@@ -97,7 +96,7 @@ def _test_camera(
     say(
         f"{title}: ok, {image.width}x{image.height} {status.codec}, {image.size_bytes // 1000} kB,"
         f" {outcome.latency_ms:.0f} ms, {image.offset_ms:+.0f} ms from the moment{flags}:"
-        f" {catalog.folder.path / image.filename}"
+        f" {catalog.rows.path_of(image.filename)}"
     )
     if advice := stream.status().advice:
         say(f"{title}: {advice}")
@@ -106,9 +105,9 @@ def _test_camera(
 
 def test_gpio(config: Config, load: Callable[[], GpioBackend], duration_s: float, say: Say) -> int:
     """Show the pins' levels, then every trigger for a while; 1 if the pins can't be used."""
-    holder = _process_with_the_pins(config)
-    if holder is not None:
-        say(f"The pins are held by the running daemon, process {holder}: stop it first.")
+    owner = Catalog.owner_of(config.storage) if config.gpio.enabled else None
+    if owner is not None:
+        say(f"The pins are held by the running daemon, process {owner}: stop it first.")
         return 1
     names = {camera.key: camera.name for camera in config.cameras}
     finished = threading.Event()
@@ -141,18 +140,6 @@ def test_gpio(config: Config, load: Callable[[], GpioBackend], duration_s: float
         stop_all([gpio], _STOP_S)
 
 
-def _process_with_the_pins(config: Config) -> str | None:
-    """Return which daemon of this folder uses the pins, `None` when none does."""
-    lock_path = config.storage.state_dir / "lock"
-    if not config.gpio.enabled or not lock_path.exists():
-        return None
-    lock = FolderLock(lock_path)
-    if not lock.acquire():
-        return lock.owner()
-    lock.release()
-    return None
-
-
 def _is_decided(gpio: GpioService) -> bool:
     status = gpio.status()
     return status.available or status.error is not None
@@ -160,7 +147,7 @@ def _is_decided(gpio: GpioService) -> bool:
 
 def cleanup_now(config: Config, say: Say) -> int:
     """Run the retention once, beside a running daemon or without one."""
-    catalog = Catalog(config.storage, as_owner=False)
+    catalog = Catalog.open_beside(config.storage)
     try:
         report = CleanupService(
             config.cleanup,
@@ -182,9 +169,9 @@ def cleanup_now(config: Config, say: Say) -> int:
 
 def requeue_unknown(config: Config, say: Say) -> int:
     """Make all images of unknown fate pending."""
-    catalog = Catalog(config.storage, as_owner=False)
+    catalog = Catalog.open_beside(config.storage)
     try:
-        changed = catalog.resolve_unknown("pending")
+        changed = catalog.states.resolve_unknown("pending")
     finally:
         catalog.close()
     say(f"{changed} images are pending again.")

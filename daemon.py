@@ -71,11 +71,11 @@ class Daemon:
         self._config = config
         self._names = {camera.key: camera.name for camera in config.cameras}
         self._stats = Stats()
-        self._catalog = Catalog(config.storage)
+        self._catalog = Catalog.open_owner(config.storage)
         clock = Clock(
             synchronized=clock_synchronized,
             released_at=RELEASED_AT,
-            newest_at=self._catalog.newest_image_at(),
+            newest_at=self._catalog.rows.newest_image_at(),
         )
         self._clock = ClockService(self._catalog, clock)
         slots = threading.Semaphore(_DECODES_AT_ONCE)
@@ -130,7 +130,7 @@ class Daemon:
     def _make_reconciler(self) -> Reconciler:
         return Reconciler(
             self._catalog,
-            self._config.storage.pending_file,
+            self._config.storage,
             uploads_enabled=self._config.upload.enabled,
             on_done=self._on_reconciled,
         )
@@ -156,7 +156,7 @@ class Daemon:
             cameras=self._config.cameras,
             timezone=self._config.site.timezone,
             stats_refresh_s=self._config.site.stats_refresh_s,
-            catalog=self._catalog,
+            catalog=self._catalog.rows,
             status=status,
             actions=Actions(
                 capture=self._capture_by_hand,
@@ -250,10 +250,10 @@ class Daemon:
 
     def _retry_uploads(self, filename: str | None) -> int:
         if filename is not None:
-            self._catalog.image(filename)
+            self._catalog.rows.image(filename)
         return self._uploads.retry(filename)
 
     def _resolve_unknown(self, state: str) -> int:
-        changed = self._catalog.resolve_unknown(state)
+        changed = self._catalog.states.resolve_unknown(state)
         self._uploads.wake()
         return changed

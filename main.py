@@ -20,8 +20,7 @@ from daemon import Daemon
 from gpio.backend import load_rpi_gpio
 from runtime.logs import set_up_logging
 from runtime.version import __version__
-from store.catalog import LockedError
-from store.image_files import StorageError
+from store.errors import LockedError, StorageError
 
 _log = logging.getLogger("main")
 

@@ -21,7 +21,7 @@ from config import UploadConfig, redact_url
 from runtime.stats import Stats
 from runtime.worker import Worker
 from store.catalog import Catalog
-from store.image_files import StorageError
+from store.errors import StorageError
 from store.rows import Image
 from upload.claims import Claims
 from upload.http_target import first_hop
@@ -109,7 +109,7 @@ class UploadService:
 
     def retry(self, filename: str | None = None) -> int:
         """Make one image, or all, due now; return how many."""
-        changed = self._catalog.retry(filename)
+        changed = self._catalog.states.retry(filename)
         self._line.resume()
         for worker in self._retries:
             worker.hurry()
@@ -174,7 +174,7 @@ class Sender:
             return None
         attempts = image.attempts
         try:
-            image = self._catalog.image(image.filename)
+            image = self._catalog.rows.image(image.filename)
         except KeyError:
             return None
         if image.state != "pending" or image.attempts != attempts:  # tried meanwhile
@@ -183,18 +183,18 @@ class Sender:
         if jpeg is None:
             return None
         if image.sha256 is None:
-            image = self._catalog.with_sha256(image, jpeg)
-        self._catalog.check_room_to_note()
+            image = self._catalog.states.with_sha256(image, jpeg)
+        self._catalog.states.check_room_to_note()
         outcome = target.send(image, jpeg, replay=replay)
         self._record(image, outcome)
         return outcome
 
     def _read(self, image: Image) -> bytes | None:
         try:
-            return self._catalog.folder.read(image.filename)
+            return self._catalog.read(image.filename)
         except FileNotFoundError:
             _log.error("%s was pending and its file has gone", image.filename)
-            self._catalog.mark_missing(image.id)
+            self._catalog.states.mark_missing(image.id)
             return None
         except OSError as error:  # one bad block must not hold up the others
             reason = str(StorageError.of(error, "cannot read the file"))
@@ -206,15 +206,15 @@ class Sender:
     def _record(self, image: Image, outcome: Outcome) -> None:
         self._note_line(outcome)
         if isinstance(outcome, Delivered):
-            self._catalog.mark_uploaded(image.id, outcome.location)
+            self._catalog.states.mark_uploaded(image.id, outcome.location)
             self._stats.count_upload(image.size_bytes)
             _log.info("%s uploaded", image.filename)
             return
         self._stats.count_failed_attempt()
         if isinstance(outcome, Misconfigured):
-            self._catalog.mark_waiting(image.id, outcome.reason, None, "server")
+            self._catalog.states.mark_waiting(image.id, outcome.reason, None, "server")
         elif isinstance(outcome, Rejected):
-            self._catalog.mark_rejected(image.id, outcome.reason)
+            self._catalog.states.mark_rejected(image.id, outcome.reason)
             _log.error("%s rejected: %s", image.filename, outcome.reason)
         else:
             self._defer(image, outcome)
@@ -233,7 +233,7 @@ class Sender:
 
     def _defer(self, image: Image, outcome: Deferred) -> None:
         if outcome.cause == "connection":  # the whole line waits, not this image
-            self._catalog.mark_waiting(image.id, outcome.reason, None, "connection")
+            self._catalog.states.mark_waiting(image.id, outcome.reason, None, "connection")
             return
         wait_s = image_wait_s(outcome, image.attempts + 1, self._jitter)
         wait_for = outcome.cause if outcome.retry_after_s is None else "retry_after"
@@ -241,7 +241,7 @@ class Sender:
 
     def _wait(self, image: Image, reason: str, wait_s: float, wait_for: str, level: int) -> None:
         due_at = self._now() + timedelta(seconds=wait_s)
-        self._catalog.mark_waiting(image.id, reason, due_at, wait_for)
+        self._catalog.states.mark_waiting(image.id, reason, due_at, wait_for)
         _log.log(level, "%s not uploaded: %s; next try in %.0f s", image.filename, reason, wait_s)
 
 
@@ -363,7 +363,7 @@ class RetryWorker(Worker):
     def _probe(self) -> float:
         if not self._probes:
             return _PROBE_S  # woken when the pause ends
-        for image in self._catalog.oldest_pending(_PROBED):
+        for image in self._catalog.rows.oldest_pending(_PROBED):
             if self._sender.send(self._target, image, replay=True, probe=True) is not None:
                 break
         if self._line.paused is None:
@@ -396,13 +396,13 @@ class RetryWorker(Worker):
         take, however many, must not be all that is tried.
         """
         claimed = self._sender.claims.count()
-        self._progress.set_left(self._catalog.totals().by_state["pending"] - claimed)
-        return self._catalog.due_uploads(
+        self._progress.set_left(self._catalog.rows.totals().by_state["pending"] - claimed)
+        return self._catalog.rows.due_uploads(
             now, claimed + _LOOK_AHEAD, without_wait_first=self._pace.failing
         )
 
     def _wait_for_due(self, now: datetime) -> float:
-        next_at = self._catalog.next_attempt_at(now)
+        next_at = self._catalog.rows.next_attempt_at(now)
         if next_at is None:
             return self._pace.look_every_s
         return min(self._pace.look_every_s, max(0.05, (next_at - now).total_seconds()))

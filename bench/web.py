@@ -31,7 +31,7 @@ ROUNDS = 40
 def fill(folder: Path, images: int) -> StorageConfig:
     """Make a catalog of so many images over 120 days, its files left out."""
     config = StorageConfig(folder / "images", folder / "state", folder / "pending.json", 0)
-    Catalog(config).close()
+    Catalog.open_owner(config).close()
     chance = random.Random(5)
     begin = datetime.now(UTC) - timedelta(days=120)
     step = timedelta(days=120) / images
@@ -70,7 +70,7 @@ def times_ms(base: str, path: str) -> list[float]:
 def measure(images: int) -> dict[str, list[float]]:
     """Return the times in ms of every page."""
     with tempfile.TemporaryDirectory() as name:
-        catalog = Catalog(fill(Path(name), images))
+        catalog = Catalog.open_owner(fill(Path(name), images))
         middle = datetime.now(UTC) - timedelta(days=60)
         old_day = (middle - timedelta(days=30)).strftime("%Y-%m-%d")
         server = WebServer(make_app(catalog, Path(name)), "127.0.0.1", port := free_port())

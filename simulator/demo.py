@@ -12,7 +12,7 @@ from typing import Final
 
 from config import Config, ConfigError, parse
 from simulator.site import Site, free_port
-from store.image_files import StorageError
+from store.errors import StorageError
 
 _HOST: Final = "127.0.0.1"
 _PAGE_PORT: Final = 9100

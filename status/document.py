@@ -15,8 +15,8 @@ from runtime.stats import Stats
 from runtime.version import __version__
 from runtime.worker import Worker
 from status.alarms import Alert, CameraView, Situation, alerts, verdict
-from store.catalog import SLOW_SAVE_S, Catalog
-from store.image_files import StorageError
+from store.catalog import Catalog
+from store.errors import StorageError
 from store.rows import ImageFilter, Totals, iso
 from upload.progress import UploadStatus
 
@@ -74,12 +74,12 @@ class SystemStatus:
     def status(self) -> Document:
         """Return what the dashboard shows."""
         now = self._clock.wall()
-        totals = self._catalog.totals()
+        totals = self._catalog.rows.totals()
         storage = self._storage(totals)
         situation = self._situation(totals, storage["disk_free_bytes"])
         streams = {camera.key: camera.status for camera in situation.cameras}
         found = alerts(situation)
-        newest = self._catalog.images(ImageFilter(), limit=1)
+        newest = self._catalog.rows.images(ImageFilter(), limit=1)
         last_photo = since_words(newest[0].captured_at, now) if newest else None
         level, message = verdict(situation, found, last_photo)
         return {
@@ -100,7 +100,7 @@ class SystemStatus:
     def stats(self) -> Document:
         """Return the counters since the start, with the totals of the catalog."""
         now = self._stats.snapshot()
-        totals = self._catalog.totals()
+        totals = self._catalog.rows.totals()
         return {
             "captures": {
                 "total": now.captures_succeeded + now.captures_failed,
@@ -145,7 +145,6 @@ class SystemStatus:
         return {"ok": "ok", "starting": "starting"}.get(level, "degraded")
 
     def _situation(self, totals: Totals, disk_free_bytes: int) -> Situation:
-        save_s = self._catalog.last_save_s
         return Situation(
             uptime_s=self._clock.monotonic_s() - self._started_s,
             cameras=[
@@ -161,7 +160,7 @@ class SystemStatus:
             disk_low=disk_free_bytes < self._config.storage.min_free_disk_bytes,
             nothing_left_to_delete=self._retention.nothing_left_to_delete,
             write_error=self._catalog.write_error or self._list_error(),
-            slow_save_s=save_s if save_s >= SLOW_SAVE_S else None,
+            slow_save_s=self._catalog.slow_save_s,
             clock_synchronized=self._clock.synchronized(),
             env_file_exposed=self._config.env_file_exposed,
             default_password=self._default_password(),
@@ -188,7 +187,7 @@ class SystemStatus:
         }
 
     def _upload(self, upload: UploadStatus, totals: Totals) -> Document:
-        oldest = self._catalog.oldest_pending()
+        oldest = self._catalog.rows.oldest_pending()
         return {
             "enabled": upload.enabled,
             "online": upload.online,

@@ -16,7 +16,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from datetime import time as clock_time
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, TypeVar
@@ -25,8 +24,12 @@ from zoneinfo import ZoneInfo
 from tqdm import tqdm
 
 from config import StorageConfig
-from store.catalog import CATALOG_NAME, Catalog
-from store.image_files import ImageFolder, StorageError
+from runtime.durable_file import sync_folder
+from store.catalog import Catalog
+from store.catalog_reader import CatalogReader
+from store.errors import StorageError
+from store.image_files import FoundFile
+from store.opening import CATALOG_NAME
 from store.pending_file import PendingExporter
 from store.reconcile import Reconciler
 from store.rows import Image, ImageFilter, Totals, iso
@@ -37,10 +40,6 @@ _IN_FLIGHT_S: Final = 60.0
 """A younger file may be of a capture whose row is still being committed."""
 _LOOKS: Final = 6
 _LOOK_EVERY_S: Final = 0.5  # between a file's deletion and its row's lies one fsync
-_COLUMNS: Final = (
-    *("filename", "camera", "label", "captured_at", "local_time", "offset_ms", "source", "flags"),
-    *("state", "width", "height", "size_bytes", "sha256", "uploaded_at", "remote_location"),
-)
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 _ZIP_YEARS: Final = (1980, 2107)
 
@@ -77,7 +76,7 @@ class Exported:
 
 
 @contextmanager
-def reading(storage: StorageConfig) -> Iterator[Catalog]:
+def reading(storage: StorageConfig) -> Iterator[CatalogReader]:
     """Open the catalog to read, beside a daemon or on a store that is mounted read-only.
 
     Raises:
@@ -96,54 +95,43 @@ def reading(storage: StorageConfig) -> Iterator[Catalog]:
             except OSError as error:
                 raise StorageError.of(error, f"cannot copy {storage.state_dir}") from error
             storage = replace(storage, state_dir=copies)
-        catalog = Catalog(storage, as_owner=False, to_read=True)
+        catalog = Catalog.open_to_read(storage)
         stack.callback(catalog.close)
-        yield catalog
+        yield catalog.rows
 
 
-def verify(catalog: Catalog) -> Verified:
+def verify(rows: CatalogReader) -> Verified:
     """Compare every file with its row and checksum, also beside a running daemon."""
     suspects: list[Image] = []
     checked = by_size = 0
-    total = catalog.count(ImageFilter())
-    for image in _progress(_images(catalog, ImageFilter()), total, "verifying"):
+    total = rows.count(ImageFilter())
+    for image in _progress(_images(rows, ImageFilter()), total, "verifying"):
         checked += 1
         by_size += image.sha256 is None
-        if _problem(catalog, image):
+        if _problem(rows, image):
             suspects.append(image)
-    return Verified(checked, by_size, _count_unlisted(catalog), _confirmed(catalog, suspects))
+    unlisted = sum(1 for _ in rows.files_without_row(_is_settled))
+    return Verified(checked, by_size, unlisted, _confirmed(rows, suspects))
 
 
-def _confirmed(catalog: Catalog, suspects: list[Image]) -> list[Finding]:
+def _confirmed(rows: CatalogReader, suspects: list[Image]) -> list[Finding]:
     """Look again at what seemed wrong: a cleanup may be about to delete the rows."""
     pause = threading.Event()
     for look in range(_LOOKS):
         if look and suspects:
             pause.wait(_LOOK_EVERY_S)
-        suspects = [image for image in suspects if _is_still(catalog, image)]
-    found = ((image.filename, _problem(catalog, image)) for image in suspects)
+        suspects = [image for image in suspects if rows.state_of(image.id) is not None]
+    found = ((image.filename, _problem(rows, image)) for image in suspects)
     return [Finding(filename, problem) for filename, problem in found if problem]
 
 
-def _is_still(catalog: Catalog, image: Image) -> bool:
+def _is_settled(file: FoundFile) -> bool:
+    return abs(time.time() - file.modified_s) > _IN_FLIGHT_S
+
+
+def _problem(rows: CatalogReader, image: Image) -> str | None:
     try:
-        return catalog.image(image.filename).id == image.id
-    except KeyError:
-        return False
-
-
-def _count_unlisted(catalog: Catalog) -> int:
-    unlisted = 0
-    files = catalog.folder.scan()
-    while chunk := list(islice(files, _CHUNK)):
-        settled = [f.name for f in chunk if abs(time.time() - f.modified_s) > _IN_FLIGHT_S]
-        unlisted += len(set(settled) - catalog.known_names(settled))
-    return unlisted
-
-
-def _problem(catalog: Catalog, image: Image) -> str | None:
-    try:
-        jpeg = catalog.folder.read(image.filename)
+        jpeg = rows.path_of(image.filename).read_bytes()
     except FileNotFoundError:
         return "the file is missing"
     except OSError as error:
@@ -156,7 +144,7 @@ def _problem(catalog: Catalog, image: Image) -> str | None:
 
 
 def export_day(
-    catalog: Catalog, day: date, zone: ZoneInfo, target: Path, camera_labels: dict[str, str]
+    rows: CatalogReader, day: date, zone: ZoneInfo, target: Path, camera_labels: dict[str, str]
 ) -> Exported:
     """Write the pictures of a day and their index to a new zip file.
 
@@ -168,7 +156,7 @@ def export_day(
     """
     since = datetime.combine(day, clock_time(), zone)
     until = datetime.combine(day + timedelta(days=1), clock_time(), zone)
-    images = [*_images(catalog, ImageFilter(since=since, until=until))][::-1]
+    images = [*_images(rows, ImageFilter(since=since, until=until))][::-1]
     if not images:
         return Exported(0, [])
     _refuse_existing(target)
@@ -176,12 +164,12 @@ def export_day(
     try:
         _check_room(target, sum(image.size_bytes for image in images))
         try:
-            exported = _write_zip(catalog, images, zone, part, camera_labels)
+            exported = _write_zip(rows, images, zone, part, camera_labels)
             _refuse_existing(target)
             part.rename(target)
         finally:
             part.unlink(missing_ok=True)
-        ImageFolder(target.parent).sync()
+        sync_folder(target.parent)
     except FileExistsError:
         raise
     except OSError as error:
@@ -202,23 +190,23 @@ def _check_room(target: Path, size_bytes: int) -> None:
 
 
 def _write_zip(
-    catalog: Catalog, images: list[Image], zone: ZoneInfo, part: Path, labels: dict[str, str]
+    rows: CatalogReader, images: list[Image], zone: ZoneInfo, part: Path, labels: dict[str, str]
 ) -> Exported:
     index = io.StringIO()
-    rows = csv.writer(index)
-    rows.writerow(_COLUMNS)
+    table = csv.DictWriter(index, _row(images[0], zone, labels))
+    table.writeheader()
     left_out = []
     with part.open("xb") as file:
         # Pictures are compressed already.
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
             for image in _progress(images, len(images), "exporting"):
                 try:
-                    jpeg = catalog.folder.read(image.filename)
+                    jpeg = rows.path_of(image.filename).read_bytes()
                 except OSError as error:
                     left_out.append(Finding(image.filename, error.strerror or str(error)))
                     continue
                 archive.writestr(_entry(image, zone), jpeg)
-                rows.writerow(map(_cell, _row(image, zone, labels)))
+                table.writerow(_row(image, zone, labels))
             archive.writestr("index.csv", index.getvalue().encode("utf-8-sig"))
         file.flush()
         os.fsync(file.fileno())
@@ -235,14 +223,27 @@ def _entry(image: Image, zone: ZoneInfo) -> zipfile.ZipInfo:
     return entry
 
 
-def _row(image: Image, zone: ZoneInfo, labels: dict[str, str]) -> Iterable[object]:
+def _row(image: Image, zone: ZoneInfo, labels: dict[str, str]) -> dict[str, object]:
+    """Return what the index says of a picture, by column."""
     local = image.captured_at.astimezone(zone)
-    return (
-        *(image.filename, image.camera, labels.get(image.camera), iso(image.captured_at)),
-        *(local.isoformat(timespec="milliseconds"), image.offset_ms, image.source),
-        *(" ".join(image.flags), image.state, image.width, image.height),
-        *(image.size_bytes, image.sha256, iso(image.uploaded_at), image.remote_location),
-    )
+    row = {
+        "filename": image.filename,
+        "camera": image.camera,
+        "label": labels.get(image.camera),
+        "captured_at": iso(image.captured_at),
+        "local_time": local.isoformat(timespec="milliseconds"),
+        "offset_ms": image.offset_ms,
+        "source": image.source,
+        "flags": " ".join(image.flags),
+        "state": image.state,
+        "width": image.width,
+        "height": image.height,
+        "size_bytes": image.size_bytes,
+        "sha256": image.sha256,
+        "uploaded_at": iso(image.uploaded_at),
+        "remote_location": image.remote_location,
+    }
+    return {column: _cell(value) for column, value in row.items()}
 
 
 def _cell(value: object) -> object:
@@ -259,11 +260,11 @@ def rebuild(storage: StorageConfig, *, uploads_enabled: bool) -> tuple[Totals, P
         LockedError: a daemon works on the folder.
         StorageError: it can't be written.
     """
-    catalog = Catalog(storage, anew=True)
+    catalog = Catalog.open_anew(storage)
     try:
         reconciler = Reconciler(
             catalog,
-            storage.pending_file,
+            storage,
             uploads_enabled=uploads_enabled,
             on_done=_nothing,
             watch=lambda files: _progress(files, len(files), "rebuilding"),
@@ -272,7 +273,7 @@ def rebuild(storage: StorageConfig, *, uploads_enabled: bool) -> tuple[Totals, P
         exporter = PendingExporter(catalog, storage.pending_file)
         exporter.allow()
         exporter.export()
-        return catalog.totals(), catalog.former
+        return catalog.rows.totals(), catalog.former
     finally:
         catalog.close()
 
@@ -285,10 +286,10 @@ def _is_read_only(folder: Path) -> bool:
     return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
 
 
-def _images(catalog: Catalog, which: ImageFilter) -> Iterator[Image]:
+def _images(rows: CatalogReader, which: ImageFilter) -> Iterator[Image]:
     """Yield the images of a filter, newest first."""
     before_id: int | None = None
-    while chunk := catalog.images(which, limit=_CHUNK, before_id=before_id):
+    while chunk := rows.images(which, limit=_CHUNK, before_id=before_id):
         yield from chunk
         before_id = chunk[-1].id
 

@@ -1,14 +1,16 @@
-"""Questions to the catalog: what there is, what is due, what is old. Nothing here writes."""
+"""Questions to the catalog: what there is, what is due, what is old, and where its file is."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from store.database import Database
+from store.image_files import FoundFile, ImageFolder
 from store.rows import (
     IMAGE_STATES,
     Event,
@@ -20,22 +22,30 @@ from store.rows import (
     image_of,
     to_us,
 )
+from store.thumbnails import Thumbnails
 
 _HOUR_US: Final = 3_600_000_000
+_FILES_AT_ONCE: Final = 500
 _INSANE_WAIT_US: Final = 4 * 3600 * 1_000_000  # longer than any wait: the clock was set back
 
 
 class CatalogReader:
     """Answer questions, each within milliseconds however many rows there are. For any thread.
 
-    Every method may raise `StorageError`.
+    Nothing here writes. Every method may raise `StorageError`.
     """
 
-    _db: Database
-
-    def __init__(self, thumbnails: Path, unwritten_states: Mapping[int, str]) -> None:
-        """Read what a subclass opens; `unwritten_states` are newer than the rows, by image's id."""
-        self.thumbnails = thumbnails
+    def __init__(
+        self,
+        database: Database,
+        files: ImageFolder,
+        thumbnails: Thumbnails,
+        unwritten_states: Mapping[int, str],
+    ) -> None:
+        """Begin; `unwritten_states` are newer than the rows, by image's id."""
+        self._db = database
+        self._files = files
+        self._thumbnails = thumbnails
         self._unwritten_states = unwritten_states
 
     def image(self, filename: str) -> Image:
@@ -44,6 +54,11 @@ class CatalogReader:
         if not found:
             raise KeyError(filename)
         return found[0]
+
+    def state_of(self, image_id: int) -> str | None:
+        """Return an image's present state, `None` when it has no row any more."""
+        found = self._images("WHERE id = ?", (image_id,))
+        return found[0].state if found else None
 
     def images(
         self,
@@ -236,10 +251,27 @@ class CatalogReader:
         """Tell whether the catalog knows a file name."""
         return bool(self._db.query("SELECT 1 FROM images WHERE filename = ?", (filename,)))
 
+    def files_without_row(self, is_settled: Callable[[FoundFile], bool]) -> Iterator[FoundFile]:
+        """Yield settled image files without a row, some at a time: there may be 700,000 files.
+
+        Settled is a file whose row would be committed. It is still there after its row was looked
+        for: a cleanup takes the file first.
+        """
+        files = self._files.scan()
+        while found := list(islice(files, _FILES_AT_ONCE)):
+            settled = [file for file in found if is_settled(file)]
+            known = self.known_names([file.name for file in settled])
+            for file in settled:
+                if file.name not in known and self.path_of(file.name).exists():
+                    yield file
+
+    def path_of(self, filename: str) -> Path:
+        """Return where an image's file lies, or lay."""
+        return self._files.path / filename
+
     def thumbnail(self, filename: str) -> Path | None:
         """Return the path of an image's thumbnail, if it has one."""
-        path = self.thumbnails / filename
-        return path if path.is_file() else None
+        return self._thumbnails.find(filename)
 
     def _images(self, clause: str, parameters: tuple[object, ...]) -> list[Image]:
         states = dict(self._unwritten_states)  # first: what is written meanwhile is in the rows

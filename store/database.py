@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Final
 
-from store.image_files import StorageError
+from store.errors import DamagedError, StorageError
 
 _SCHEMA_VERSION: Final = 1
 _SCHEMA: Final = """
@@ -109,6 +108,7 @@ CREATE INDEX IF NOT EXISTS images_by_camera_and_edge ON images (camera, edge_us,
 CREATE INDEX IF NOT EXISTS images_by_state_and_edge ON images (state, edge_us, camera);
 CREATE INDEX IF NOT EXISTS images_due ON images (next_attempt_us) WHERE state = 'pending';
 """
+_ADDED_COLUMNS: Final = (("images", "state_before", "TEXT"),)
 _DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _ERRNO: Final = {
     sqlite3.SQLITE_FULL: errno.ENOSPC,
@@ -119,10 +119,9 @@ _LAZY_S: Final = 1.0
 _WRITER_CACHE_KB: Final = 2000
 _READER_CACHE_KB: Final = 500  # each thread has one: a dozen of them with 2 MB each add up
 _FULLY_CHECKED_BYTES: Final = 64_000_000  # a larger file would delay the start
+_PART: Final = 2000  # rows: a few hundredths of a second, on a slow card some tenths
 
-
-class DamagedError(StorageError):
-    """The file is not a readable database of this program."""
+Row = sqlite3.Row
 
 
 class Database:
@@ -187,6 +186,10 @@ class Database:
                 )
             for statement in _statements(_ADDITIONS):
                 sql.execute(statement)
+            for table, column, kind in _ADDED_COLUMNS:
+                columns = {row["name"] for row in sql.execute(f"PRAGMA table_info({table})")}
+                if column not in columns:
+                    sql.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
         if self._path.stat().st_size <= _FULLY_CHECKED_BYTES:
             found = self._writer.execute("PRAGMA quick_check(1)").fetchone()[0]
             if found != "ok":
@@ -228,6 +231,28 @@ class Database:
                 raise
             self.write_error = None
 
+    def run_in_parts(
+        self,
+        statement: str,
+        *parameters: object,
+        holding: AbstractContextManager[object] = nullcontext(),  # noqa: B008 - has no state
+    ) -> int:
+        """Run a statement that ends with a limit as often as needed; return how many rows it met.
+
+        There may be hundreds of thousands, and a capture of another process gives up after 5 s.
+        `holding` is a lock that each part is run under.
+        """
+        rows = 0
+        pause = threading.Event()
+        while True:
+            started_s = time.monotonic()
+            with holding, self.transaction() as sql:
+                met = sql.execute(statement, (*parameters, _PART)).rowcount
+            rows += met
+            if met < _PART:
+                return rows
+            pause.wait(time.monotonic() - started_s)  # as long again for others to write
+
     def _roll_back(self) -> None:
         if self._writer.in_transaction:
             self._writer.execute("ROLLBACK")
@@ -254,7 +279,7 @@ class Database:
         except OSError as error:
             raise StorageError.of(error, "cannot write the catalog") from error
 
-    def query(self, sql: str, parameters: tuple[object, ...] = ()) -> list[sqlite3.Row]:
+    def query(self, sql: str, parameters: tuple[object, ...] = ()) -> list[Row]:
         """Read on the calling thread's own connection.
 
         Raises:
@@ -265,7 +290,7 @@ class Database:
             if connection is None:
                 connection = self._local.connection = self._connect(_READER_CACHE_KB)
                 self._readers.append(connection)
-            rows: list[sqlite3.Row] = connection.execute(sql, parameters).fetchall()
+            rows: list[Row] = connection.execute(sql, parameters).fetchall()
         except sqlite3.DatabaseError as error:
             raise self._failure(error) from error
         return rows
@@ -302,38 +327,6 @@ def set_aside(path: Path, suffix: str) -> Path:
 
 def _damage_mark(path: Path) -> Path:
     return path.with_name(f"{path.name}.damaged")
-
-
-class FolderLock:
-    """The right to reconcile, sweep and export: one process at a time holds it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._descriptor: int | None = None
-
-    def acquire(self) -> bool:
-        """Take the lock and tell whether it was free. It ends with the process."""
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return False
-        self._descriptor = descriptor
-        with suppress(OSError):  # the lock holds without the note of who has it
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"{os.getpid()}\n".encode())
-        return True
-
-    def owner(self) -> str:
-        """Return the process id the holder wrote down."""
-        return self._path.read_text(encoding="ascii", errors="replace").strip()
-
-    def release(self) -> None:
-        """Give the lock back."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
 
 
 def _statements(script: str) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
 from PIL import Image
@@ -16,6 +17,7 @@ _START: Final = b"\xff\xd8"
 _APP1: Final = b"\xff\xe1"
 _IDS_END: Final = 1 << 62  # more is no id of SQLite's
 _ASCII: Final = b"ASCII\0\0\0"
+_HEAD_BYTES: Final = 65_539  # the longest first segment
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,15 @@ def with_exif(jpeg: bytes, facts: Facts) -> bytes:
         raise ValueError("not a JPEG")
     segment = _APP1 + (len(body) + 2).to_bytes(2, "big") + body
     return _START + segment + jpeg[len(_START) :]
+
+
+def event_in_file(path: Path) -> tuple[int, datetime] | None:
+    """Return what `event_in` finds in a file; nothing in one that can't be read."""
+    try:
+        with path.open("rb") as file:
+            return event_in(file.read(_HEAD_BYTES))
+    except OSError:
+        return None
 
 
 def event_in(head: bytes) -> tuple[int, datetime] | None:

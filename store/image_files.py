@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,38 +12,15 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
-_NAME: Final = re.compile(
-    r"(?P<camera>[a-z0-9-]{1,16})_(?P<epoch>\d{1,11})(?:_\d{1,6})?(?:_b\d{1,3})?\.jpg", re.ASCII
-)
+from runtime.durable_file import sync_folder
+from store.errors import StorageError
+from store.rows import parse_name
+
 _TEMP_SUFFIX: Final = ".tmp"
 _HEADROOM_BYTES: Final = 4_000_000
 """Kept free for the catalog: on a disk filled to the brim no upload could be noted any more."""
-_HEAD_BYTES: Final = 65_539  # the longest first segment
 _PROBED_BYTES: Final = 4_000_000
 """Free beyond that before a full disk counts as writable again: a picture or two must fit."""
-_HINTS: Final = {
-    errno.ENOSPC: "the disk is full: free some space or use a larger card",
-    errno.EDQUOT: "the disk quota is used up: free some space",
-    errno.EROFS: "the file system is read-only: restart; if it comes back, replace the card",
-    errno.EACCES: "no permission: give the folder to the user who runs this program",
-    errno.EPERM: "no permission: give the folder to the user who runs this program",
-    errno.EIO: "the disk reports an I/O error: replace the card",
-    errno.ENOTDIR: "a file is in the way of the folder",
-}
-
-
-class StorageError(Exception):
-    """Something can't be read from or written to disk; the text says what to do."""
-
-    def __init__(self, message: str, *, full: bool = False) -> None:
-        super().__init__(message)
-        self.full = full
-
-    @classmethod
-    def of(cls, error: OSError, doing: str) -> StorageError:
-        """Put a system error in words."""
-        hint = _HINTS.get(error.errno or 0, error.strerror or str(error))
-        return cls(f"{doing}: {hint}", full=error.errno in (errno.ENOSPC, errno.EDQUOT))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +32,6 @@ class FoundFile:
     epoch: int
     size_bytes: int
     modified_s: float
-
-
-def parse_name(name: str) -> tuple[str, int] | None:
-    """Return the camera and epoch second that an image's file name tells, if it is one."""
-    match = _NAME.fullmatch(name)
-    return (match["camera"], int(match["epoch"])) if match else None
 
 
 class ImageFolder:
@@ -121,12 +91,12 @@ class ImageFolder:
             return bool(os.statvfs(self.path).f_flag & os.ST_RDONLY)
         return False
 
-    def write(self, stem: str, jpeg: bytes, taken: Callable[[str], bool], burst: int = 0) -> str:
+    def write(self, stem: str, jpeg: bytes, claim: Callable[[str], bool], burst: int = 0) -> str:
         """Put `jpeg` durably under `stem`.jpg, or the next free `stem`_N.jpg; return the name.
 
         With `burst` it is `stem`_b`burst`.jpg, or the next free one of these.
-        The temporary file claims the name: nobody else can create it, and nothing is overwritten.
-        `taken` tells of names that are in use without a file.
+        Nobody else can create the temporary file of a name, and nothing is overwritten. `claim` is
+        called before there is any file of a name, and tells whether it may be used.
 
         Raises:
             StorageError: nothing was written; a file that can't even be removed again is left to
@@ -138,7 +108,7 @@ class ImageFolder:
             else:
                 name = f"{stem}.jpg" if number == 1 else f"{stem}_{number}.jpg"
             with self._writing(f"cannot save {name}"):
-                if (self.path / name).exists() or taken(name):
+                if (self.path / name).exists() or not claim(name):
                     continue
                 self._check_room(len(jpeg))
                 if self._write_claimed(name, jpeg):
@@ -166,32 +136,16 @@ class ImageFolder:
                 temp.unlink()
             raise
         try:
-            self.sync()
+            sync_folder(self.path)
         except BaseException:  # the name may not survive a power cut: the picture is not safe
             with suppress(OSError):
                 final.unlink()
             raise
         return True
 
-    def sync(self) -> None:
-        """Make renames and unlinks durable."""
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
     def read(self, name: str) -> bytes:
         """Return a file's bytes. Raises `FileNotFoundError` and other `OSError`."""
         return (self.path / name).read_bytes()
-
-    def head(self, name: str) -> bytes:
-        """Return a file's first bytes, what is before the picture itself; none if it can't be."""
-        try:
-            with (self.path / name).open("rb") as file:
-                return file.read(_HEAD_BYTES)
-        except OSError:
-            return b""
 
     def delete(self, names: Iterable[str]) -> set[str]:
         """Remove files durably; return the names of those that are gone, also if they were before.
@@ -212,7 +166,7 @@ class ImageFolder:
                     failure = error
                 else:
                     gone.add(name)
-            self.sync()
+            sync_folder(self.path)
         if failure is not None:
             self.write_error = str(StorageError.of(failure, doing))
         return gone
@@ -254,23 +208,6 @@ class ImageFolder:
         """Return the free and the total bytes of the folder's file system."""
         usage = shutil.disk_usage(self.path)
         return usage.free, usage.total
-
-
-def write_durably(path: Path, chunks: Iterable[bytes], mode: int = 0o644) -> None:
-    """Replace a file's content so that either the old or the new one survives anything."""
-    temp = path.with_name(f".{path.name}{_TEMP_SUFFIX}")
-    descriptor = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.writelines(chunks)
-            file.flush()
-            os.fsync(file.fileno())
-        temp.rename(path)
-    except BaseException:
-        with suppress(OSError):
-            temp.unlink()
-        raise
-    ImageFolder(path.parent).sync()
 
 
 def jpeg_size(jpeg: bytes) -> tuple[int, int] | None:

@@ -1,14 +1,14 @@
-"""What could not be written to the catalog yet: kept in memory, in order, until it can be."""
+"""Writes that are not lost with a failed commit: they wait in memory until one works."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
 from typing import Final
 
-from store.image_files import StorageError
+from store.database import Database, Row
+from store.errors import StorageError
 
 _log = logging.getLogger(__name__)
 
@@ -19,22 +19,25 @@ Statement = tuple[str, tuple[object, ...]]
 Statements = list[Statement]
 
 
-class Unrecorded:
-    """Outcomes that wait for a disk that can be written. All methods are for any thread."""
+class LateWrites:
+    """Write outcomes now, or in order once the disk can be written. For any thread."""
 
-    def __init__(self) -> None:
-        self._outcomes: deque[tuple[Statements, int | None]] = deque()
+    def __init__(self, database: Database) -> None:
+        self._db = database
+        self._waiting: deque[tuple[Statements, int | None]] = deque()
         self._recording = threading.Lock()
         self.states: dict[int, str] = {}
         """What images have come to although their rows can't say so yet, by id."""
+        self.pending_version = 0
+        """Grows with every change of what is pending."""
 
     def __len__(self) -> int:
         """Return how many outcomes wait."""
-        return len(self._outcomes)
+        return len(self._waiting)
 
     def check_room(self) -> None:
         """Raise `StorageError` when no further outcome can be kept."""
-        if len(self._outcomes) >= _LIMIT:
+        if len(self._waiting) >= _LIMIT:
             raise StorageError(f"{_LIMIT} outcomes wait for a disk that can be written")
 
     def keep(self, statements: Statements, image_id: int | None = None, state: str = "") -> None:
@@ -46,24 +49,58 @@ class Unrecorded:
             return
         if image_id is not None:
             self.states[image_id] = state
-        self._outcomes.append((statements, image_id))
+        self._waiting.append((statements, image_id))
 
-    def record(self, commit: Callable[[Statements], None]) -> bool:
-        """Write all that waits, oldest first; tell whether there was anything.
+    def commit(self, statements: Statements, *, lazy: bool = False) -> list[Row]:
+        """Write statements in one transaction; return the rows that they gave.
 
-        `commit` writes statements in one transaction: captures wait for this, so not one for each.
+        Raises:
+            StorageError: nothing of it was written.
+        """
+        rows: list[Row] = []
+        with self._db.transaction(lazy=lazy) as sql:
+            for statement, parameters in statements:
+                rows += sql.execute(statement, parameters).fetchall()
+        return rows
+
+    def commit_or_keep(
+        self,
+        statements: Statements,
+        image_id: int | None = None,
+        state: str = "",
+        *,
+        lazy: bool = False,
+    ) -> None:
+        """Write an outcome after all that waits; keep it when that fails."""
+        try:
+            self.record()
+            self.commit(statements, lazy=lazy)
+        except StorageError as error:
+            self.keep(statements, image_id, state)
+            _log.error("%s; trying again later", error)
+        self.pending_changed()
+
+    def record(self) -> None:
+        """Write all that waits, oldest first.
+
+        Many in one transaction each: captures wait for this.
 
         Raises:
             StorageError: the rest still waits.
         """
         recorded = False
         with self._recording:
-            while number := min(len(self._outcomes), _AT_ONCE):
-                outcomes = [self._outcomes[place] for place in range(number)]
-                commit([one for statements, _ in outcomes for one in statements])
+            while number := min(len(self._waiting), _AT_ONCE):
+                outcomes = [self._waiting[place] for place in range(number)]
+                self.commit([one for statements, _ in outcomes for one in statements])
                 recorded = True
                 for _, image_id in outcomes:
-                    self._outcomes.popleft()
+                    self._waiting.popleft()
                     if image_id is not None:
                         self.states.pop(image_id, None)
-        return recorded
+        if recorded:
+            self.pending_changed()
+
+    def pending_changed(self) -> None:
+        """Note that what is pending may be other images than before."""
+        self.pending_version += 1

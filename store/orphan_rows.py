@@ -40,7 +40,10 @@ def adopt(
         " clock_trusted, size_bytes, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
         " ON CONFLICT (filename) DO NOTHING",
         (
-            *(image_id, event["id"] if event else None, file.name, file.camera),
+            image_id,
+            event["id"] if event else None,
+            file.name,
+            file.camera,
             event["source"] if event else "gpio",
             event["edge_us"] if event else file.epoch * 1_000_000,
             event["flags"] if event else "",

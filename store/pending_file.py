@@ -11,9 +11,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
+from runtime.durable_file import replace_file
 from runtime.worker import Worker
 from store.catalog import Catalog
-from store.image_files import StorageError, write_durably
+from store.catalog_reader import CatalogReader
+from store.errors import StorageError
 from store.rows import Image, iso
 
 _log = logging.getLogger(__name__)
@@ -72,12 +74,13 @@ class PendingExporter(Worker):
         if not self._allowed:
             return
         version = self._catalog.pending_version
-        entries = self._catalog.totals().by_state["pending"]  # another process may have changed it
+        # Another process may have changed it, without a new version.
+        entries = self._catalog.rows.totals().by_state["pending"]
         if (version, entries) == self._written:
             return
         self._interval_s = export_interval_s(entries)
         try:
-            write_durably(self._path, _json_array(_entries(self._catalog)))
+            replace_file(self._path, _json_array(_entries(self._catalog.rows)))
         except OSError as error:
             failure = str(StorageError.of(error, f"cannot write {self._path.name}"))
             if self.write_error is None:
@@ -195,9 +198,9 @@ def _inside(word: str, image_dir: Path) -> str | None:
     return None
 
 
-def _entries(catalog: Catalog) -> Iterator[Image]:
+def _entries(rows: CatalogReader) -> Iterator[Image]:
     last_id = -1
-    while chunk := catalog.oldest_pending(_CHUNK, after_id=last_id):
+    while chunk := rows.oldest_pending(_CHUNK, after_id=last_id):
         yield from chunk
         last_id = chunk[-1].id
 

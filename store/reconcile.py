@@ -9,23 +9,22 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
+from config import StorageConfig
 from runtime.worker import Worker
 from store.catalog import Catalog
-from store.exif import event_in
-from store.image_files import FoundFile, parse_name
+from store.exif import event_in_file
+from store.image_files import FoundFile
 from store.pending_file import PendingList, export_interval_s
 from store.pending_file import read as read_pending
-from store.rows import AdoptedFile, to_us
+from store.rows import AdoptedFile, parse_name, to_us
 
 _log = logging.getLogger(__name__)
 
 _CHUNK: Final = 500
 _CAPTURE_S: Final = 30.0
 """So long after its edge a picture may come into the catalog, and so into the list."""
-
-_File = TypeVar("_File")
 
 
 class Reconciler(Worker):
@@ -34,7 +33,7 @@ class Reconciler(Worker):
     def __init__(
         self,
         catalog: Catalog,
-        pending_file: Path,
+        storage: StorageConfig,
         *,
         uploads_enabled: bool,
         on_done: Callable[[], None],
@@ -44,7 +43,7 @@ class Reconciler(Worker):
         super().__init__("reconcile")
         self._watch = watch
         self._catalog = catalog
-        self._pending_file = pending_file
+        self._storage = storage
         self._state_of_orphans = "pending" if uploads_enabled else "skipped"
         self._on_done = on_done
         self.done = False
@@ -53,84 +52,67 @@ class Reconciler(Worker):
         """Reconcile, once; a failure is tried again by the worker's loop."""
         if self.done:
             return
-        stray = self._catalog.folder.sweep(self._catalog.is_being_saved)
+        stray = self._catalog.sweep()
         if stray:
             _log.info("%d unfinished files of the last run removed", stray)
-        rebuilding = self._catalog.rebuilding
+        rebuilding = self._catalog.rows.rebuilding
         listed = self._read_list(rebuilding)
         missing = self._note_missing()
         orphans = sorted(
-            (*self._orphans(), *self._listed_strangers(listed)),
+            (*self._catalog.orphans(), *self._listed_strangers(listed)),
             key=lambda file: (file.epoch, file.name),
         )
         adopted = self._adopt(
             self._adoption(file, listed, rebuilding=rebuilding) for file in self._watch(orphans)
         )
-        interrupted = self._catalog.fail_interrupted()
+        interrupted = self._catalog.events.fail_interrupted()
         if rebuilding:
             self._catalog.end_rebuilding()
         if adopted or missing or interrupted:
             _log.warning(
                 "reconciled: %d files without a row taken in, %d rows without a file,"
                 " %d captures interrupted",
-                *(adopted, missing, interrupted),
+                adopted,
+                missing,
+                interrupted,
             )
         self.done = True
         self._on_done()
 
     def _read_list(self, rebuilding: bool) -> PendingList | None:
         """Read what the list names beyond the catalog; during a rebuild, all that it names."""
-        path, folder = self._pending_file, self._catalog.folder.path
+        path, folder = self._storage.pending_file, self._storage.image_dir
         if rebuilding:
             return read_pending(path, folder)
-        return read_pending(path, folder, known=self._catalog.known_names)
+        return read_pending(path, folder, known=self._catalog.rows.known_names)
 
     def _note_missing(self) -> int:
         """Mark the rows whose file has gone, or is back."""
         missing = 0
         last_id = -1
-        while rows := self._catalog.filenames(last_id, _CHUNK):
+        while rows := self._catalog.rows.filenames(last_id, _CHUNK):
             for image_id, filename, state in rows:
-                exists = (self._catalog.folder.path / filename).exists()
+                exists = self._catalog.rows.path_of(filename).exists()
                 if exists and state == "missing":
-                    self._catalog.mark_found(image_id)
+                    self._catalog.states.mark_found(image_id)
                 if exists or state == "missing":
                     continue
-                state_now = self._state_now(filename)
-                if state_now is None:
+                state_now = self._catalog.rows.state_of(image_id)
+                if state_now is None:  # a cleanup has taken it away meanwhile
                     continue
-                self._catalog.mark_missing(image_id)
+                self._catalog.states.mark_missing(image_id)
                 missing += 1
                 if state_now == "pending":
                     _log.error("%s was pending and its file has gone", filename)
             last_id = rows[-1][0]
         return missing
 
-    def _state_now(self, filename: str) -> str | None:
-        """Return a row's present state; `None` when a cleanup has taken it away meanwhile."""
-        try:
-            return self._catalog.image(filename).state
-        except KeyError:
-            return None
-
-    def _orphans(self) -> Iterator[FoundFile]:
-        """Yield files without a row, a chunk at a time: there may be 700,000 files.
-
-        A file that is still there after its row was looked for: a cleanup takes the file first.
-        """
-        for chunk in _chunks(self._catalog.folder.scan()):
-            candidates = [f for f in chunk if not self._catalog.is_being_saved(f.name)]
-            known = self._catalog.known_names([file.name for file in candidates])
-            for file in candidates:
-                if file.name not in known and (self._catalog.folder.path / file.name).exists():
-                    yield file
-
     def _listed_strangers(self, listed: PendingList | None) -> Iterator[FoundFile]:
         """Yield files that the list of an older install names in another way than this program."""
         for name in listed.names if listed else ():
             if parse_name(name) is None and Path(name).suffix.lower() in (".jpg", ".jpeg"):
-                path = self._catalog.folder.path / name
-                if not self._catalog.has_row(name) and path.is_file():
+                path = self._catalog.rows.path_of(name)
+                if not self._catalog.rows.has_row(name) and path.is_file():
                     status = path.stat()
                     modified_s = status.st_mtime
                     yield FoundFile(name, "unknown", int(modified_s), status.st_size, modified_s)
@@ -139,7 +121,7 @@ class Reconciler(Worker):
         self, file: FoundFile, listed: PendingList | None, *, rebuilding: bool
     ) -> AdoptedFile:
         # After a loss of the database ids begin anew, and there may be very many files.
-        event = None if rebuilding else event_in(self._catalog.folder.head(file.name))
+        event = None if rebuilding else event_in_file(self._catalog.rows.path_of(file.name))
         return AdoptedFile(
             name=file.name,
             camera=file.camera,
@@ -168,10 +150,8 @@ class Reconciler(Worker):
         return self._state_of_orphans if file.epoch > known_until_s else "unknown"
 
     def _adopt(self, files: Iterable[AdoptedFile]) -> int:
-        return sum(self._catalog.adopt(chunk) for chunk in _chunks(files))
-
-
-def _chunks(files: Iterable[_File]) -> Iterator[list[_File]]:
-    files = iter(files)
-    while chunk := list(islice(files, _CHUNK)):
-        yield chunk
+        files = iter(files)
+        adopted = 0
+        while chunk := list(islice(files, _CHUNK)):
+            adopted += self._catalog.adopt(chunk)
+        return adopted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,9 @@ from typing import Final
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _UNTRUSTED: Final = "untrusted_clock"
+_NAME: Final = re.compile(
+    r"(?P<camera>[a-z0-9-]{1,16})_(?P<epoch>\d{1,11})(?:_\d{1,6})?(?:_b\d{1,3})?\.jpg", re.ASCII
+)
 IMAGE_STATES: Final = ("pending", "uploaded", "rejected", "skipped", "missing", "unknown")
 
 
@@ -49,6 +53,12 @@ class Image:
     last_error: str | None
     uploaded_at: datetime | None
     remote_location: str | None
+
+    @property
+    def named_at(self) -> datetime | None:
+        """Return the time that the file's name tells; it stays when `captured_at` is corrected."""
+        found = parse_name(self.filename)
+        return found and datetime.fromtimestamp(found[1], UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +106,12 @@ class AdoptedFile:
     state: str
     event_id: int | None = None
     edge_us: int | None = None
+
+
+def parse_name(name: str) -> tuple[str, int] | None:
+    """Return the camera and epoch second that an image's file name tells, if it is one."""
+    match = _NAME.fullmatch(name)
+    return (match["camera"], int(match["epoch"])) if match else None
 
 
 def to_us(moment: datetime) -> int:

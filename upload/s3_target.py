@@ -10,7 +10,7 @@ import base64
 import hashlib
 import io
 import re
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 from xml.etree.ElementTree import ParseError
@@ -19,7 +19,6 @@ from urllib3 import BaseHTTPResponse, HTTPResponse, PoolManager, Timeout
 from urllib3.exceptions import HTTPError
 
 from config import ConfigError, UploadConfig, redact_url
-from store.image_files import parse_name
 from store.rows import Image, iso
 from upload.outcomes import (
     IMAGE_REFUSED,
@@ -182,8 +181,7 @@ class S3Target:
 
     def key_of(self, image: Image) -> str:
         """Return the object's name, which stays when the time of the image is corrected."""
-        named = parse_name(image.filename)
-        moment = datetime.fromtimestamp(named[1], UTC) if named else image.captured_at
+        moment = image.named_at or image.captured_at
         day = moment.astimezone(UTC).strftime("%Y/%m/%d")
         return "/".join(filter(None, (self._prefix, self._site_id, day, image.filename)))
 

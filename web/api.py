@@ -85,7 +85,7 @@ def _add_pictures(api: Blueprint, site: Site) -> None:
             row = site.catalog.image(filename)
         except KeyError:
             raise ApiError(404, "not_found", f"there is no image {filename!r}") from None
-        path = site.catalog.folder.path / row.filename
+        path = site.catalog.path_of(row.filename)
         if choice("size", ("thumb", "full")) == "thumb":
             path = site.catalog.thumbnail(row.filename) or path
         try:

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from capture_service import CaptureOutcome
 from cleanup_service import AlreadyRunningError, CleanupReport
 from config import CameraConfig
-from store.catalog import Catalog
+from store.catalog_reader import CatalogReader
 from store.rows import Image
 from web.errors import ApiError
 
@@ -70,7 +70,7 @@ class Site:
     cameras: tuple[CameraConfig, ...]
     timezone: ZoneInfo
     stats_refresh_s: int
-    catalog: Catalog
+    catalog: CatalogReader
     status: StatusSource
     actions: Actions
     by_name: dict[str, CameraConfig] = field(init=False)

@@ -9,7 +9,7 @@ from flask import Flask, Response, jsonify, render_template, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as BaseResponse
 
-from store.image_files import StorageError
+from store.errors import StorageError
 
 _log = logging.getLogger(__name__)
 

@@ -31,7 +31,7 @@ KEEP_ALL = {"IMAGE_RETENTION_DAYS": "3650"}
 
 def stored(tmp_path: Path, number: int, **how: object) -> tuple[StorageConfig, list[Image]]:
     config = storage_config(tmp_path)
-    catalog = Catalog(config)
+    catalog = Catalog.open_owner(config)
     images = save_many(catalog, number, **how)
     catalog.close()
     return config, images
@@ -62,7 +62,7 @@ def test_verify_finds_nothing_wrong_while_the_daemon_works(tmp_path: Path) -> No
     """Captures, uploads and a cleanup go on while every file is looked at, again and again."""
     old = NOON - timedelta(days=400)
     config = storage_config(tmp_path)
-    catalog = Catalog(config)
+    catalog = Catalog.open_owner(config)
     save(catalog, datetime.now(UTC))  # a clock that no picture vouches for deletes nothing
     catalog.close()
     for number in range(1200):
@@ -210,8 +210,8 @@ def test_rebuild_refuses_beside_a_daemon_and_works_without(tmp_path: Path) -> No
                 "all to be noted", lambda: len(daemon.images_of(state="uploaded")) == 3
             )
             assert daemon.stop() == 0, daemon.log()
-    catalog = Catalog(config)
-    assert catalog.count(ImageFilter(state="uploaded")) == 3
+    catalog = Catalog.open_owner(config)
+    assert catalog.rows.count(ImageFilter(state="uploaded")) == 3
     catalog.close()
 
 

@@ -37,7 +37,7 @@ def server(
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    catalog = Catalog(storage_config(tmp_path))
+    catalog = Catalog.open_owner(storage_config(tmp_path))
     yield catalog
     catalog.close()
 

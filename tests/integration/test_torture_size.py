@@ -25,7 +25,7 @@ STEPS_LIMIT = 20_000
 def catalog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalog]:
     config = storage_config(tmp_path_factory.mktemp("size"))
     fill(config, IMAGES, PENDING)
-    catalog = Catalog(config)
+    catalog = Catalog.open_owner(config)
     yield catalog
     catalog.close()
 

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from config import StorageConfig, UploadConfig
+from config import UploadConfig
 from runtime.stats import Stats
 from runtime.version import __version__
 from runtime.worker import stop_all
 from store.catalog import Catalog
+from store.opening import OpenStore
 from store.rows import Image
 from tests.rigs.receiver import (
     UPLOAD_PATH,
@@ -46,13 +47,15 @@ def receiver() -> Iterator[Receiver]:
 class WatchedCatalog(Catalog):
     """Tell who waits of every change."""
 
-    def __init__(self, config: StorageConfig) -> None:
+    def __init__(self, store: OpenStore, boot: str | None = None) -> None:
+        super().__init__(store, boot)
         self._changed = threading.Condition()
-        super().__init__(config)
+        self._note_change = self._writes.pending_changed
+        self._writes.pending_changed = self._pending_changed  # type: ignore[method-assign]
 
     def _pending_changed(self) -> None:
         with self._changed:
-            super()._pending_changed()
+            self._note_change()
             self._changed.notify_all()
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
@@ -63,7 +66,7 @@ class WatchedCatalog(Catalog):
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> Iterator[WatchedCatalog]:
-    catalog = WatchedCatalog(storage_config(tmp_path))
+    catalog = WatchedCatalog.open_owner(storage_config(tmp_path))
     yield catalog
     catalog.close()
 
@@ -101,11 +104,11 @@ def start(catalog: WatchedCatalog, receiver: Receiver) -> Iterator[Start]:
 
 
 def is_in(catalog: WatchedCatalog, image: Image, state: str) -> Callable[[], bool]:
-    return lambda: catalog.image(image.filename).state == state
+    return lambda: catalog.rows.image(image.filename).state == state
 
 
 def error_of(catalog: WatchedCatalog, image: Image) -> str:
-    return catalog.image(image.filename).last_error or ""
+    return catalog.rows.image(image.filename).last_error or ""
 
 
 def has_error(catalog: WatchedCatalog, image: Image, words: str) -> Callable[[], bool]:
@@ -130,7 +133,7 @@ def test_an_image_arrives_as_it_is(
     assert received.headers["idempotency-key"] == idempotency_key(SITE, image)
     assert received.headers["authorization"] == "Bearer token-1"
     catalog.wait_until(is_in(catalog, image, "uploaded"))
-    location = catalog.image(image.filename).remote_location
+    location = catalog.rows.image(image.filename).remote_location
     assert location == "http://127.0.0.1/images/stored.jpg"
 
 
@@ -198,7 +201,7 @@ def test_faults_are_outlived(
     image = save(catalog)
     service.submit(image)
     catalog.wait_until(has_error(catalog, image, words))
-    assert catalog.image(image.filename).state == "pending"
+    assert catalog.rows.image(image.filename).state == "pending"
     receiver.answer(Answer())
     receiver.script([])
     service.retry()
@@ -277,12 +280,12 @@ def test_wrong_settings_pause_until_somebody_retries(
         service.submit(image)
     catalog.wait_until(lambda: service.status().paused is not None)
     receiver.wait_for_requests(2, PATIENCE_S)  # the first and its probe; the next is in a minute
-    assert catalog.totals().by_state["pending"] == 3
+    assert catalog.rows.totals().by_state["pending"] == 3
     assert service.status().online is True
     receiver.answer(Answer())
     service.retry()
     receiver.wait_for(3, PATIENCE_S)
-    catalog.wait_until(lambda: catalog.totals().by_state["uploaded"] == 3)
+    catalog.wait_until(lambda: catalog.rows.totals().by_state["uploaded"] == 3)
     assert service.status().paused is None
     assert all(r.path.startswith("/api/Common/Upload") for r in receiver.requests)
     assert Counter(r.filename for r in receiver.accepted) == {i.filename: 1 for i in saved}
@@ -310,7 +313,7 @@ def test_a_server_that_comes_later_gets_all(
     catalog.wait_until(has_error(catalog, saved[0], "cannot reach 127.0.0.1"))
     receiver.listen_again()
     receiver.wait_for(5, PATIENCE_S)
-    catalog.wait_until(lambda: catalog.totals().by_state["uploaded"] == 5)
+    catalog.wait_until(lambda: catalog.rows.totals().by_state["uploaded"] == 5)
     assert service.status().online is True
     assert Counter(r.filename for r in receiver.accepted) == {i.filename: 1 for i in saved}
 
@@ -325,12 +328,12 @@ def test_poison_does_not_stop_a_backlog(
         receiver.answer_for(name, text(422, "no plate"))
     start(retry_workers=workers)
     receiver.wait_for(190, PATIENCE_S)
-    catalog.wait_until(lambda: catalog.totals().by_state["pending"] == 0)
-    by_state = catalog.totals().by_state
+    catalog.wait_until(lambda: catalog.rows.totals().by_state["pending"] == 0)
+    by_state = catalog.rows.totals().by_state
     assert (by_state["uploaded"], by_state["rejected"]) == (190, 10)
     assert Counter(r.filename for r in receiver.requests) == {i.filename: 1 for i in saved}
     assert receiver.bodies == {
-        image.filename: catalog.folder.read(image.filename)
+        image.filename: catalog.read(image.filename)
         for image in saved
         if image.filename not in poison
     }
@@ -345,7 +348,7 @@ def test_live_and_backlog_together_send_each_once(
     for image in new:
         service.submit(image)
     receiver.wait_for(70, PATIENCE_S)
-    catalog.wait_until(lambda: catalog.totals().by_state["uploaded"] == 70)
+    catalog.wait_until(lambda: catalog.rows.totals().by_state["uploaded"] == 70)
     assert set(Counter(r.filename for r in receiver.requests).values()) == {1}
 
 
@@ -361,7 +364,7 @@ def test_a_stop_in_the_middle_of_an_upload_loses_nothing(
     survivors = stop_all(service.workers, 3)
     assert time.monotonic() - started_s < PATIENCE_S
     assert set(survivors) <= {"upload-live", "upload-retry-1"}
-    assert catalog.totals().by_state["pending"] == 3
+    assert catalog.rows.totals().by_state["pending"] == 3
     receiver.stop_listening()  # ends what hangs
     receiver.answer(Answer())
     receiver.listen_again()
@@ -369,7 +372,7 @@ def test_a_stop_in_the_middle_of_an_upload_loses_nothing(
     again = start()
     again.retry()
     receiver.wait_for(3, PATIENCE_S)
-    catalog.wait_until(lambda: catalog.totals().by_state["uploaded"] == 3)
+    catalog.wait_until(lambda: catalog.rows.totals().by_state["uploaded"] == 3)
     assert Counter(r.filename for r in receiver.accepted) == {i.filename: 1 for i in saved}
 
 
@@ -386,7 +389,7 @@ def test_uploads_in_the_capture_worker_are_done_before_submit_returns(
     service = UploadService(config, catalog, Stats(), make_target=make_target)
     image = save(catalog)
     service.submit(image)
-    assert catalog.image(image.filename).state == "uploaded"
+    assert catalog.rows.image(image.filename).state == "uploaded"
     assert len(receiver.accepted) == 1
     for target in targets:
         target.close()

@@ -63,20 +63,20 @@ def save(
 ) -> Image:
     """Store a picture as a capture does; `state` may be any that an image can come to."""
     untrusted_s = None if clock_trusted else at.timestamp()
-    event_id = catalog.begin_event(camera, source, at, untrusted_s=untrusted_s)
+    event_id = catalog.events.begin(camera, source, at, untrusted_s=untrusted_s)
     first = state if state in ("pending", "skipped") else "pending"
     image = catalog.save(event_id, shot(jpeg), state=first)
     if state == "uploaded":
-        catalog.mark_uploaded(image.id, None)
+        catalog.states.mark_uploaded(image.id, None)
     elif state == "rejected":
-        catalog.mark_rejected(image.id, "the server answered 400")
+        catalog.states.mark_rejected(image.id, "the server answered 400")
     elif state == "missing":
-        (catalog.folder.path / image.filename).unlink()
-        catalog.mark_missing(image.id)
+        catalog.rows.path_of(image.filename).unlink()
+        catalog.states.mark_missing(image.id)
     elif state == "unknown":
         with catalog._db.transaction() as sql:
             sql.execute("UPDATE images SET state = 'unknown' WHERE id = ?", (image.id,))
-    return catalog.image(image.filename)
+    return catalog.rows.image(image.filename)
 
 
 def save_many(catalog: Catalog, number: int, **how: object) -> list[Image]:

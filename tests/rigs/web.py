@@ -155,8 +155,8 @@ class FakeActions:
     def retry(self, filename: str | None) -> int:
         """Make images due."""
         if filename is not None:
-            self.catalog.image(filename)
-        return self.catalog.retry(filename)
+            self.catalog.rows.image(filename)
+        return self.catalog.states.retry(filename)
 
 
 def make_app(
@@ -178,7 +178,7 @@ def make_app(
         cameras=CAMERAS,
         timezone=ZONE,
         stats_refresh_s=10,
-        catalog=catalog,
+        catalog=catalog.rows,
         status=status or FakeStatus(),
         actions=Actions(
             capture=actions.capture,
@@ -186,7 +186,7 @@ def make_app(
             run_cleanup=actions.report,
             preview_cleanup=actions.report,
             retry_uploads=actions.retry,
-            resolve_unknown=catalog.resolve_unknown,
+            resolve_unknown=catalog.states.resolve_unknown,
         ),
     )
     access = Access(

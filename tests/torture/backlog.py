@@ -60,7 +60,7 @@ def clone(store: Path, folder: Path) -> None:
 def build(folder: Path, count: int) -> None:
     """Make a store as `count` edges and no upload leave it behind, the newest an hour old."""
     storage = storage_of(folder)
-    catalog = Catalog(storage)
+    catalog = Catalog.open_owner(storage)
     try:
         fill(catalog, count, list(_pictures()))
         exporter = PendingExporter(catalog, storage.pending_file)
@@ -75,7 +75,7 @@ def fill(catalog: Catalog, count: int, pictures: Sequence[bytes]) -> None:
     first = int(time.time()) - 3600 - count
     for start in range(0, count, _ROWS_A_COMMIT):
         numbers = range(start, min(start + _ROWS_A_COMMIT, count))
-        rows = [_save(catalog.folder.path, pictures, first, number) for number in numbers]
+        rows = [_save(catalog.rows.path_of(""), pictures, first, number) for number in numbers]
         with catalog._db.transaction() as sql:
             sql.executemany(
                 "INSERT INTO events (id, camera, source, edge_us, state)"

@@ -125,8 +125,8 @@ class Box:
 @contextmanager
 def box(folder: Path, world: World, cameras: int = 1, *, gullible: bool = False) -> Iterator[Box]:
     """Start the daemon's parts, without threads."""
-    catalog = Catalog(storage_config(folder), boot=f"boot {world.boot}")
-    clock = world.clock(catalog.newest_image_at(), gullible=gullible)
+    catalog = Catalog.open_owner(storage_config(folder), boot=f"boot {world.boot}")
+    clock = world.clock(catalog.rows.newest_image_at(), gullible=gullible)
     saved: list[Image] = []
     capture = CaptureService(
         _CAMERAS[:cameras],
@@ -227,7 +227,7 @@ def one_edge(parts: Box, world: World, chance: random.Random, found: Findings) -
     taken_at = world.true_at
     found.untrusted += not image.clock_trusted
     if chance.random() < 0.8:  # or it would not age anyway
-        parts.catalog.mark_uploaded(image.id, None)
+        parts.catalog.states.mark_uploaded(image.id, None)
     if chance.random() < 0.2:
         if world.synchronized and world.wall_offset_s == 0:
             settle(parts, world, found, number)
@@ -266,9 +266,9 @@ def compare(catalog: Catalog, ledger: list[Acknowledged], found: Findings) -> No
         correctable = number <= found.settled_boots.get(entry.boot, 0)
         was_untrusted = not entry.image.clock_trusted
         found.correctable += was_untrusted and correctable
-        path = catalog.folder.path / entry.image.filename
+        path = catalog.rows.path_of(entry.image.filename)
         try:
-            row = catalog.image(entry.image.filename)
+            row = catalog.rows.image(entry.image.filename)
         except KeyError:
             found.deleted += 1
             continue
@@ -285,7 +285,7 @@ def compare(catalog: Catalog, ledger: list[Acknowledged], found: Findings) -> No
             found.wrongly_trusted += error_s > 0.002
             found.worst_error_s = max(found.worst_error_s, error_s)
     in_order = [entry.image.filename for entry in ledger]
-    listed = [i.filename for i in catalog.images(ImageFilter(), limit=len(ledger) + 1)][::-1]
+    listed = [i.filename for i in catalog.rows.images(ImageFilter(), limit=len(ledger) + 1)][::-1]
     found.out_of_order = sum(a != b for a, b in zip(in_order, listed, strict=False))
     found.out_of_order += abs(len(listed) - len(in_order))
 
@@ -324,8 +324,8 @@ def same_second(folder: Path, captures: int, cameras: int) -> Crowd:
         assert stop_all(workers, _PATIENCE_S) == []
         intact = 0
         for image in saved:
-            row = parts.catalog.image(image.filename)
-            data = (parts.catalog.folder.path / image.filename).read_bytes()
+            row = parts.catalog.rows.image(image.filename)
+            data = parts.catalog.rows.path_of(image.filename).read_bytes()
             intact += row.sha256 == image.sha256 == hashlib.sha256(data).hexdigest()
     return Crowd(len(saved), len({image.filename for image in saved}), intact)
 
@@ -333,7 +333,7 @@ def same_second(folder: Path, captures: int, cameras: int) -> Crowd:
 @contextmanager
 def box_beside(folder: Path, world: World, cameras: int) -> Iterator[CaptureService]:
     """Open the same catalog once more, as another process does."""
-    catalog = Catalog(storage_config(folder), as_owner=False)
+    catalog = Catalog.open_beside(storage_config(folder))
     try:
         yield CaptureService(
             _CAMERAS[:cameras],

@@ -117,7 +117,7 @@ class _Site:
 
     def __init__(self, job: Job) -> None:
         storage = storage_config(Path(job.folder))
-        self.catalog = catalog = _Catalog(storage)
+        self.catalog = catalog = _Catalog.open_owner(storage)
         stats = Stats()
         upload = upload_config(
             job.url,
@@ -141,7 +141,7 @@ class _Site:
             clock=self.clock,
             burst_ms=(-200, 0, 200) if job.burst else (0,),
         )
-        free_bytes = catalog.folder.disk_usage()[0] if job.make_room_bytes else 0
+        free_bytes = catalog.disk_usage()[0] if job.make_room_bytes else 0
         cleanup = CleanupService(
             CleanupConfig(365, 24.0),
             catalog,
@@ -150,9 +150,7 @@ class _Site:
             uploads_enabled=True,
         )
         self._exporter = PendingExporter(catalog, storage.pending_file)
-        reconciler = Reconciler(
-            catalog, storage.pending_file, uploads_enabled=True, on_done=self._on_reconciled
-        )
+        reconciler = Reconciler(catalog, storage, uploads_enabled=True, on_done=self._on_reconciled)
         self._state_dir = storage.state_dir
         for worker in (
             *(self._exporter, *uploads.workers, cleanup, reconciler),
@@ -172,7 +170,7 @@ class _Site:
         self._exporter.allow()
         self.uploads.wake()
         faults = ledger_faults(
-            self._state_dir / "catalog.sqlite3", ended_up_to=self.catalog.last_event_id_at_open
+            self._state_dir / "catalog.sqlite3", ended_up_to=self.catalog.events.last_earlier_id
         )
         _tell(reconciled=True, ledger_faults=faults)
 
@@ -191,7 +189,7 @@ def _run(job: Job) -> None:
     _be_careless(job.careless)
     site = _Site(job)
     if job.drain:
-        while site.catalog.totals().by_state["pending"]:
+        while site.catalog.rows.totals().by_state["pending"]:
             time.sleep(0.02)
         _tell(drained=True)
         signal.pause()

@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from store.image_files import parse_name
+from store.rows import parse_name
 from tests.torture import pictures
 
 _DATABASE: Final = "catalog.sqlite3"

@@ -26,10 +26,11 @@ from runtime.clock import Clock
 from runtime.stats import Stats
 from runtime.worker import Worker
 from store.catalog import Catalog
-from store.image_files import ImageFolder, StorageError, parse_name
+from store.errors import StorageError
+from store.image_files import ImageFolder
 from store.pending_file import PendingExporter
 from store.reconcile import Reconciler
-from store.rows import Image
+from store.rows import Image, parse_name
 from tests.rigs.faulty_disk import KINDS, Fault, FaultyDisk
 from tests.rigs.stores import JPEG, storage_config, upload_config
 from upload.outcomes import Deferred, Delivered, Outcome, Rejected
@@ -117,7 +118,7 @@ class Run:
         self.found = found
         self._age_s = 0.0
         self.storage = storage_config(folder)
-        self.catalog = Catalog(self.storage)
+        self.catalog = Catalog.open_owner(self.storage)
         stats, self.camera = Stats(), Camera()
         self.server = Server(found, outcomes)
         self.uploads = UploadService(
@@ -145,7 +146,7 @@ class Run:
         self.exporter = PendingExporter(self.catalog, self.storage.pending_file)
         self.reconciler = Reconciler(
             self.catalog,
-            self.storage.pending_file,
+            self.storage,
             uploads_enabled=True,
             on_done=self.exporter.allow,
         )
@@ -175,12 +176,12 @@ class Run:
         def usage() -> tuple[int, int]:
             return _DISK_BYTES - sum(file.size_bytes for file in real.scan()), _DISK_BYTES
 
-        real = ImageFolder(self.catalog.folder.path)
-        self.catalog.folder.disk_usage = usage  # type: ignore[method-assign]
+        real = ImageFolder(self.storage.image_dir)
+        self.catalog._files.disk_usage = usage  # type: ignore[method-assign]
         self.cleanup._min_free_bytes = usage()[0] + 1
         self.step(self.cleanup)
         self.cleanup._min_free_bytes = 0
-        del self.catalog.folder.disk_usage
+        del self.catalog._files.disk_usage
 
     def run_retention(self) -> None:
         """Let the retention's time have come."""
@@ -198,7 +199,7 @@ class Run:
         ):
             self._alive(worker.close)
         self._alive(self.catalog.close)
-        self.found.unwritten += len(self.catalog._unrecorded)
+        self.found.unwritten += self.catalog.unrecorded
 
     def _alive(self, act: Callable[[], object]) -> None:
         try:
@@ -330,7 +331,7 @@ def _recover(run: Run) -> None:
         run.step(run.live)
         run.retry.hurry()  # type: ignore[attr-defined]
         run.step(run.retry)
-        if not run.catalog.totals().by_state["pending"]:
+        if not run.catalog.rows.totals().by_state["pending"]:
             break
         run._alive(run.uploads.retry)
     run.step(run.exporter)
@@ -339,17 +340,17 @@ def _recover(run: Run) -> None:
 
 def _check_running(run: Run) -> None:
     """Look for what was acknowledged in the program that went through the failures."""
-    wrong, folder = run.found.wrong, run.catalog.folder
+    wrong = run.found.wrong
     wrong["unbalanced"] += run.catalog.unrecorded
     wrong["dead"] += not run.reconciler.done
     for name, sha256 in run.found.acknowledged.items():
-        if not run.catalog.has_row(name):
+        if not run.catalog.rows.has_row(name):
             # What was sent, or not to be sent, may have made room.
             wrong["rowless"] += name in run.found.to_send - run.found.sent.keys()
-        elif run.catalog.image(name).state != "missing":
-            wrong["fileless"] += not (folder.path / name).exists()
-        if (folder.path / name).exists():
-            wrong["torn"] += hashlib.sha256(folder.read(name)).hexdigest() != sha256
+        elif run.catalog.rows.image(name).state != "missing":
+            wrong["fileless"] += not run.catalog.rows.path_of(name).exists()
+        if run.catalog.rows.path_of(name).exists():
+            wrong["torn"] += hashlib.sha256(run.catalog.read(name)).hexdigest() != sha256
     wrong["unbalanced"] += run.catalog.write_error is not None
 
 

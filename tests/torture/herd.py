@@ -137,7 +137,7 @@ class HerdGate:
         self._number = number
         self._server = server
         self._clock = clock
-        self.catalog = Catalog(storage_of(folder / str(number)))
+        self.catalog = Catalog.open_owner(storage_of(folder / str(number)))
         fill(self.catalog, pictures, [JPEG])
         self._service = UploadService(
             upload_config(),
@@ -195,7 +195,7 @@ def run_case(
             for gate in herd:
                 stack.callback(gate.close)
             _drain(herd, server, clock, pictures)
-            pending = sum(gate.catalog.totals().by_state["pending"] for gate in herd)
+            pending = sum(gate.catalog.rows.totals().by_state["pending"] for gate in herd)
     finally:
         logging.disable(logging.NOTSET)
     done_s = [max(server.delivered_s[n, i + 1] for i in range(pictures)) for n in range(gates)]
@@ -214,7 +214,7 @@ def _drain(herd: list[HerdGate], server: Server, clock: Clock, pictures: int) ->
             raise RuntimeError(f"not drained after {limit_s:.0f} s")
         gate = herd[number]
         wait_s = gate.worker.step()
-        if gate.catalog.totals().by_state["pending"]:
+        if gate.catalog.rows.totals().by_state["pending"]:
             heapq.heappush(turns, (clock.passed_s + wait_s, number))
 
 

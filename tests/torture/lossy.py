@@ -45,7 +45,7 @@ class LossyGate:
     """One gate with a backlog, whose newest pictures come while it drains."""
 
     def __init__(self, name: str, folder: Path, backlog: int, receiver: Receiver) -> None:
-        self.catalog = Catalog(storage_of(folder / name))
+        self.catalog = Catalog.open_owner(storage_of(folder / name))
         fill(self.catalog, backlog, [JPEG])
         config = upload_config(receiver.url, connectivity_check_interval_s=1.0)
         self._service = UploadService(
@@ -63,7 +63,7 @@ class LossyGate:
 
     def count(self, state: str) -> int:
         """Return how many images are in a state."""
-        return self.catalog.totals().by_state[state]
+        return self.catalog.rows.totals().by_state[state]
 
     def close(self) -> None:
         """Stop everything."""
@@ -133,7 +133,7 @@ def run_poison(pictures: int, every: int, patience_s: float = 300) -> Poison:
         receiver = stack.enter_context(Receiver())
         site = LossyGate("gate", folder, pictures, receiver)
         stack.callback(site.close)
-        for number, image in enumerate(site.catalog.oldest_pending(pictures)):
+        for number, image in enumerate(site.catalog.rows.oldest_pending(pictures)):
             if every and number % every == 0:
                 refusal = text(_REFUSALS[number // every % len(_REFUSALS)], "no")
                 receiver.answer_for(image.filename, refusal)

@@ -26,7 +26,7 @@ from typing import Any, Final
 
 from bench.gates import Gate, report
 from store.catalog import Catalog
-from store.image_files import StorageError
+from store.errors import StorageError
 from store.pending_file import PendingExporter
 from store.reconcile import Reconciler
 from tests.rigs.stores import storage_config
@@ -192,12 +192,10 @@ def _look(
 def _repair(folder: Path) -> None:
     """Do what every start does."""
     storage = storage_config(folder)
-    catalog = Catalog(storage)
+    catalog = Catalog.open_owner(storage)
     try:
         exporter = PendingExporter(catalog, storage.pending_file)
-        Reconciler(
-            catalog, storage.pending_file, uploads_enabled=True, on_done=exporter.allow
-        ).step()
+        Reconciler(catalog, storage, uploads_enabled=True, on_done=exporter.allow).step()
         exporter.export()
     finally:
         catalog.close()

@@ -63,7 +63,7 @@ _IMAGES: Final = (
 
 def fill(config: StorageConfig, images: int, pending: int) -> None:
     """Make rows over the last months, the newest of them pending and waiting for an hour."""
-    Catalog(config).close()
+    Catalog.open_owner(config).close()
     now = datetime.now(UTC)
     step_us = DAYS * 86_400_000_000 // images
     parameters = {
@@ -113,19 +113,21 @@ def questions(catalog: Catalog, images: int) -> dict[str, list[tuple[str, Callab
     now = datetime.now(UTC)
     cursors = (("first", None), ("middle", images // 2), ("deep", images // 50))
     return {
-        "due work": [(f"limit {n}", partial(catalog.due_uploads, now, n)) for n in (1, 5)],
-        "next attempt": [("", partial(catalog.next_attempt_at, now))],
-        "oldest pending": [("", catalog.oldest_pending)],
-        "totals": [("", catalog.totals)],
-        "newest image": [("", catalog.newest_image_at)],
-        "chart of a day": [("", partial(catalog.hours, now - timedelta(hours=23)))],
-        "counts of a filter": [(name, partial(catalog.count, which)) for name, which in filters()],
+        "due work": [(f"limit {n}", partial(catalog.rows.due_uploads, now, n)) for n in (1, 5)],
+        "next attempt": [("", partial(catalog.rows.next_attempt_at, now))],
+        "oldest pending": [("", catalog.rows.oldest_pending)],
+        "totals": [("", catalog.rows.totals)],
+        "newest image": [("", catalog.rows.newest_image_at)],
+        "chart of a day": [("", partial(catalog.rows.hours, now - timedelta(hours=23)))],
+        "counts of a filter": [
+            (name, partial(catalog.rows.count, which)) for name, which in filters()
+        ],
         "gallery page": [
-            (f"{name}, {where}", partial(catalog.images, which, limit=PAGE, before_id=before))
+            (f"{name}, {where}", partial(catalog.rows.images, which, limit=PAGE, before_id=before))
             for (name, which), (where, before) in product(filters(), cursors)
         ],
         "events page": [
-            (str(state), partial(catalog.events, state, limit=PAGE))
+            (str(state), partial(catalog.rows.events, state, limit=PAGE))
             for state in (None, "saved", "failed")
         ],
     }
@@ -145,7 +147,7 @@ def ask_everything(folder: Path, images: int, pending: int) -> list[Gate]:
     """Measure all questions while all that is pending waits, and when all of it is due."""
     config = storage_config(folder)
     fill(config, images, pending)
-    catalog = Catalog(config)
+    catalog = Catalog.open_owner(config)
     try:
         gates = measure(catalog, images, "all pending wait")
         make_due(catalog)
@@ -174,7 +176,7 @@ def start(folder: Path, images: int, pending: int) -> list[Gate]:
     files = make_files(config)
     print(f"  {files} files made in {time.perf_counter() - began_s:.0f} s", flush=True)
     began_s = time.perf_counter()
-    Catalog(config).close()
+    Catalog.open_owner(config).close()
     opened_s = time.perf_counter() - began_s
     with daemon:
         began_s = time.perf_counter()

@@ -18,8 +18,9 @@ from capture_service import CaptureService
 from runtime.clock import Clock
 from runtime.stats import Stats
 from runtime.worker import Worker, stop_all
-from store.catalog import Catalog, UnrecordedError
-from store.image_files import StorageError
+from store.catalog import Catalog
+from store.errors import StorageError
+from store.late_writes import Statements
 from store.rows import Image
 
 PATIENCE_S = 5.0
@@ -88,7 +89,7 @@ class Site:
         return outcome
 
     def events(self) -> list[tuple[str, str | None]]:
-        return [(event.state, event.reason) for event in self.catalog.events(None, limit=100)]
+        return [(event.state, event.reason) for event in self.catalog.rows.events(None, limit=100)]
 
 
 MakeSite = Callable[..., Site]
@@ -116,7 +117,7 @@ def make_site(tmp_path: Path) -> Iterator[MakeSite]:
             pending_file=tmp_path / "pending.json",
             min_free_disk_bytes=0,
         )
-        catalog = Catalog(storage)
+        catalog = Catalog.open_owner(storage)
         catalogs.append(catalog)
         service = CaptureService(
             [first],
@@ -155,7 +156,7 @@ def test_a_saved_picture_is_on_disk_in_the_catalog_counted_and_told(site: Site) 
     assert image is not None
     assert (outcome.reason, outcome.hint) == (None, None)
     assert image.filename == "r1_1698378632.jpg"
-    stored = site.catalog.folder.read(image.filename)
+    stored = site.catalog.read(image.filename)
     assert stored[:2] + stored[4 + int.from_bytes(stored[4:6], "big") :] == JPEG
     assert b'"site": "gate-1", "camera": "r1", "event": 1' in stored
     assert (image.camera, image.source, image.state) == ("r1", "gpio", "pending")
@@ -254,14 +255,14 @@ def test_an_edge_without_a_picture_can_be_corrected_too(
             def full(*args: object, **more: object) -> int:
                 raise StorageError("the disk is full", full=True)
 
-            patch.setattr(site.catalog, "begin_event", full)
+            patch.setattr(site.catalog.events, "begin", full)
             site.capture()
     site.catalog.record_unrecorded()
-    [event] = site.catalog.events("failed", limit=10)
+    [event] = site.catalog.rows.events("failed", limit=10)
     assert event.flags == ("untrusted_clock",)
     offset_s = EDGE_AT.timestamp() - EDGE_S + 86400
-    assert site.catalog.correct_times(offset_s, 10) == 1
-    [event] = site.catalog.events("failed", limit=10)
+    assert site.catalog.events.correct_times(offset_s, 10) == 1
+    [event] = site.catalog.rows.events("failed", limit=10)
     assert (event.edge_at, event.flags) == (EDGE_AT + timedelta(days=1), ())
 
 
@@ -353,7 +354,7 @@ def test_a_disk_that_refuses_the_picture_fails_the_event(
     def refuse(*args: object, **kwargs: object) -> str:
         raise StorageError("cannot save it: the disk is full", full=True)
 
-    monkeypatch.setattr(site.catalog.folder, "write", refuse)
+    monkeypatch.setattr(site.catalog._files, "write", refuse)
     outcome = site.capture()
     assert outcome.reason == "cannot save it: the disk is full"
     assert outcome.hint
@@ -368,8 +369,8 @@ def test_an_edge_that_can_t_be_recorded_is_recorded_later(
         raise StorageError("the file system is read-only")
 
     with monkeypatch.context() as patch:
-        patch.setattr(site.catalog, "begin_event", refuse)
-        patch.setattr(site.catalog, "_commit", refuse)
+        patch.setattr(site.catalog.events, "begin", refuse)
+        patch.setattr(site.catalog._writes, "commit", refuse)
         outcome = site.capture()
     assert outcome.reason == "the file system is read-only"
     assert site.events() == []
@@ -382,11 +383,15 @@ def test_an_edge_that_can_t_be_recorded_is_recorded_later(
 def test_a_picture_on_disk_whose_row_has_to_wait_is_not_failed_in_the_catalog(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*args: object) -> None:
-        raise UnrecordedError("the database is locked")
+    real_commit = site.catalog._writes.commit
+
+    def refuse_images(statements: Statements) -> object:
+        if "INTO images" in statements[0][0]:
+            raise StorageError("the database is locked")
+        return real_commit(statements)
 
     with monkeypatch.context() as patch:
-        patch.setattr(site.catalog, "_commit", refuse)
+        patch.setattr(site.catalog._writes, "commit", refuse_images)
         assert site.capture().reason == "the database is locked"
     site.catalog.record_unrecorded()
     assert site.events() == [("saved", None)]
@@ -422,7 +427,7 @@ def test_a_defect_before_the_event_is_recorded_too(
     def fail(*args: object, **more: object) -> int:
         raise ZeroDivisionError("a defect")
 
-    monkeypatch.setattr(site.catalog, "begin_event", fail)
+    monkeypatch.setattr(site.catalog.events, "begin", fail)
     ticket = site.request()
     with pytest.raises(ZeroDivisionError):
         site.worker.step()

@@ -15,7 +15,7 @@ from runtime.clock import Clock
 from runtime.stats import Stats
 from runtime.version import RELEASED_AT
 from store.catalog import Catalog
-from store.image_files import StorageError
+from store.errors import StorageError
 from store.rows import Image, ImageFilter
 from tests.rigs.stores import JPEG, save, storage_config
 
@@ -24,7 +24,7 @@ RETENTION_DAYS = 10
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    catalog = Catalog(storage_config(tmp_path))
+    catalog = Catalog.open_owner(storage_config(tmp_path))
     yield catalog
     catalog.close()
 
@@ -66,7 +66,7 @@ def service(
 
 
 def left(catalog: Catalog) -> list[str]:
-    return [i.filename for i in catalog.images(ImageFilter(), limit=1000)][::-1]
+    return [i.filename for i in catalog.rows.images(ImageFilter(), limit=1000)][::-1]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_retention_by_state(
     expected = CleanupReport(0, 0, 1) if kept else CleanupReport(1, size, 0)
     assert report == expected
     assert left(catalog) == ([old.filename] if kept else []) + [young.filename]
-    assert (catalog.folder.path / old.filename).exists() is kept
+    assert catalog.rows.path_of(old.filename).exists() is kept
 
 
 def test_more_than_one_chunk_is_deleted(
@@ -109,13 +109,13 @@ def test_more_than_one_chunk_is_deleted(
 
 
 def test_failed_events_age_too(catalog: Catalog, clock: SetClock) -> None:
-    catalog.fail_unrecorded("r1", "gpio", clock.ago(20), "camera down")
-    catalog.fail_unrecorded("r1", "gpio", clock.ago(1), "camera down")
+    catalog.events.fail_unrecorded("r1", "gpio", clock.ago(20), "camera down")
+    catalog.events.fail_unrecorded("r1", "gpio", clock.ago(1), "camera down")
     catalog.record_unrecorded()
     save(catalog, clock.ago(20), state="uploaded")
     save(catalog, clock.ago(20), state="pending")
     service(catalog, clock).run()
-    assert catalog.totals().events == {"capturing": 0, "saved": 1, "failed": 1}
+    assert catalog.rows.totals().events == {"capturing": 0, "saved": 1, "failed": 1}
 
 
 def test_images_with_an_untrusted_time_do_not_age(catalog: Catalog, clock: SetClock) -> None:
@@ -185,10 +185,10 @@ def small_disk(catalog: Catalog, monkeypatch: pytest.MonkeyPatch, size_bytes: in
     """Have the folder lie on a disk where only images take room."""
 
     def disk_usage() -> tuple[int, int]:
-        used = sum(file.size_bytes for file in catalog.folder.scan())
+        used = sum(file.size_bytes for file in catalog._files.scan())
         return size_bytes - used, size_bytes
 
-    monkeypatch.setattr(catalog.folder, "disk_usage", disk_usage)
+    monkeypatch.setattr(catalog._files, "disk_usage", disk_usage)
 
 
 def test_low_disk_deletes_sent_images_oldest_first_and_no_more_than_needed(
@@ -215,7 +215,7 @@ def test_low_disk_never_deletes_pending_ones(
     cleanup = service(catalog, clock, min_free_bytes=4 * len(JPEG))
     assert cleanup.make_room() == 1
     assert cleanup.nothing_left_to_delete
-    by_state = catalog.totals().by_state
+    by_state = catalog.rows.totals().by_state
     assert (by_state["pending"], by_state["rejected"], by_state["unknown"]) == (1, 1, 1)
     small_disk(catalog, monkeypatch, 100 * len(JPEG))
     cleanup.make_room()
@@ -242,12 +242,12 @@ def test_a_full_disk_is_relieved_before_anything_is_written(
     catalog: Catalog, clock: SetClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(catalog, clock.ago(1), state="uploaded")
-    catalog.begin_event("r1", "gpio", clock.ago(0))
+    catalog.events.begin("r1", "gpio", clock.ago(0))
     small_disk(catalog, monkeypatch, len(JPEG))
     real_record = catalog.record_unrecorded
 
     def record_unrecorded() -> None:
-        if catalog.folder.disk_usage()[0] == 0:
+        if catalog.disk_usage()[0] == 0:
             raise StorageError("the disk is full", full=True)
         real_record()
 
@@ -310,7 +310,7 @@ def test_days_left_follow_the_last_day(
     catalog: Catalog, clock: SetClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cleanup = service(catalog, clock, min_free_bytes=GB)
-    monkeypatch.setattr(catalog.folder, "disk_usage", lambda: (GB + len(JPEG) * 80, 2 * GB))
+    monkeypatch.setattr(catalog._files, "disk_usage", lambda: (GB + len(JPEG) * 80, 2 * GB))
     assert cleanup.days_left() is None
     save(catalog, clock.ago(0.5))
     save(catalog, clock.ago(0.25))
@@ -326,7 +326,7 @@ def test_days_left_follow_the_last_day(
 def test_images_that_wait_for_upload_are_not_freed_by_retention(
     catalog: Catalog, clock: SetClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catalog.folder, "disk_usage", lambda: (GB + len(JPEG) * 80, 2 * GB))
+    monkeypatch.setattr(catalog._files, "disk_usage", lambda: (GB + len(JPEG) * 80, 2 * GB))
     save(catalog, clock.ago(0.5))
     save(catalog, clock.ago(8))
     assert service(catalog, clock, min_free_bytes=GB).days_left() == 80

@@ -16,7 +16,7 @@ from config import UploadConfig
 from runtime.stats import Stats
 from store import late_writes
 from store.catalog import Catalog
-from store.image_files import StorageError
+from store.errors import StorageError
 from store.rows import Image
 from tests.rigs.stores import NOON, FakeTarget, save, save_many, storage_config, upload_config
 from upload.outcomes import Deferred, Delivered, Misconfigured, Rejected
@@ -78,7 +78,7 @@ class Rig:
             target.answer = outcome  # type: ignore[assignment]
 
     def state(self, image: Image) -> str:
-        return self.catalog.image(image.filename).state
+        return self.catalog.rows.image(image.filename).state
 
     @property
     def sent(self) -> list[str]:
@@ -87,7 +87,7 @@ class Rig:
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    catalog = Catalog(storage_config(tmp_path))
+    catalog = Catalog.open_owner(storage_config(tmp_path))
     yield catalog
     catalog.close()
 
@@ -109,7 +109,7 @@ def test_a_new_image_goes_out_and_is_written_down(rig: Rig) -> None:
     rig.live_target.answer = DELIVERED
     assert rig.live.step() == 0.0
     assert rig.live.step() is None
-    sent = rig.catalog.image(image.filename)
+    sent = rig.catalog.rows.image(image.filename)
     assert (sent.state, sent.remote_location, sent.attempts) == ("uploaded", DELIVERED.location, 1)
     assert rig.live_target.replays == [False]
     assert rig.stats.snapshot().uploaded_bytes == image.size_bytes
@@ -134,7 +134,7 @@ def test_the_backlog_goes_oldest_first_as_replays(rig: Rig) -> None:
         pass
     assert rig.target.sent == [image.filename for image in saved]
     assert rig.target.replays == [True] * 4
-    assert rig.catalog.totals().by_state["uploaded"] == 4
+    assert rig.catalog.rows.totals().by_state["uploaded"] == 4
 
 
 def test_an_image_in_the_live_queue_is_not_sent_by_the_backlog_too(rig: Rig) -> None:
@@ -170,7 +170,7 @@ def test_two_retry_workers_never_send_the_same(catalog: Catalog, clock: Clock) -
 def test_an_image_sent_meanwhile_is_not_sent_again(rig: Rig) -> None:
     image = save(rig.catalog)
     rig.service.submit(image)
-    rig.catalog.mark_uploaded(image.id, None)
+    rig.catalog.states.mark_uploaded(image.id, None)
     rig.live.step()
     rig.retry.step()
     assert rig.sent == []
@@ -271,7 +271,7 @@ def test_a_refused_image_does_not_block_the_others(rig: Rig) -> None:
     while rig.retry.step() == 0.0:
         pass
     assert [rig.state(image) for image in saved] == ["rejected", "uploaded", "uploaded"]
-    assert rig.catalog.image(saved[0].filename).last_error == REFUSED.reason
+    assert rig.catalog.rows.image(saved[0].filename).last_error == REFUSED.reason
     assert rig.stats.snapshot().failed_attempts == 1
     assert rig.service.retry(saved[0].filename) == 1
     rig.retry.step()
@@ -281,7 +281,7 @@ def test_a_refused_image_does_not_block_the_others(rig: Rig) -> None:
 def test_a_missing_file_does_not_hold_up_the_backlog(rig: Rig) -> None:
     saved = save_many(rig.catalog, 4)
     for image in saved[:2]:
-        (rig.catalog.folder.path / image.filename).unlink()
+        rig.catalog.rows.path_of(image.filename).unlink()
     while rig.retry.step() == 0.0:
         pass
     assert [rig.state(i) for i in saved] == ["missing", "missing", "uploaded", "uploaded"]
@@ -306,7 +306,7 @@ def test_a_connection_that_fails_makes_the_line_wait_not_the_images(rig: Rig) ->
     for image in saved:
         rig.service.submit(image)
         rig.live.step()
-    waiting = [rig.catalog.image(image.filename) for image in saved]
+    waiting = [rig.catalog.rows.image(image.filename) for image in saved]
     assert [(i.wait_for, i.attempts, i.next_attempt_at) for i in waiting] == [
         ("connection", 1, None)
     ] * 3
@@ -323,7 +323,7 @@ def test_coming_online_ends_the_rest_of_every_worker(catalog: Catalog, clock: Cl
     clock.passed_s += 3.01
     for worker in rig.retries:
         assert worker.step() == 0.0
-    assert catalog.totals().by_state["uploaded"] == 3
+    assert catalog.rows.totals().by_state["uploaded"] == 3
     assert {rig.state(image) for image in saved[:3]} == {"uploaded"}
 
 
@@ -341,7 +341,7 @@ def test_coming_online_ends_waits_for_the_connection_only(rig: Rig) -> None:
     away, told = save_many(rig.catalog, 2)
     rig.target.answers = [UNREACHABLE]
     rig.retry.step()
-    rig.catalog.mark_waiting(
+    rig.catalog.states.mark_waiting(
         told.id, "busy", rig.clock.now() + timedelta(seconds=500), "retry_after"
     )
     rig.service._line.note_reached()
@@ -360,7 +360,7 @@ def test_retry_after_is_obeyed(rig: Rig) -> None:
     image = save(rig.catalog)
     rig.target.answers = [LATER]
     rig.retry.step()
-    waiting = rig.catalog.image(image.filename)
+    waiting = rig.catalog.rows.image(image.filename)
     assert waiting.next_attempt_at == rig.clock.now() + timedelta(seconds=500)
     assert waiting.wait_for == "retry_after"
     rig.clock.passed_s += 499
@@ -390,7 +390,7 @@ def test_a_busy_server_lets_no_image_wait_for_minutes(rig: Rig) -> None:
     for _ in range(12):
         rig.retry.hurry()
         rig.retry.step()
-        due_at = rig.catalog.image(image.filename).next_attempt_at
+        due_at = rig.catalog.rows.image(image.filename).next_attempt_at
         assert due_at is not None
         waits.append((due_at - rig.clock.now()).total_seconds())
         rests.append(rig.retry.step())
@@ -414,9 +414,9 @@ def test_images_the_server_fails_at_do_not_starve_the_others(rig: Rig, outcome: 
     bad = {image.id for image in saved[:150]}
     rig.target.answer = lambda image: outcome if image.id in bad else DELIVERED
     for image in saved[:150]:
-        rig.catalog.mark_waiting(image.id, "500", rig.clock.now(), "server")
+        rig.catalog.states.mark_waiting(image.id, "500", rig.clock.now(), "server")
     tries = 0
-    while rig.catalog.totals().by_state["uploaded"] < 50:
+    while rig.catalog.rows.totals().by_state["uploaded"] < 50:
         rig.clock.passed_s += max(0.01, rig.retry.step())
         tries += 1
         assert tries < 300
@@ -433,13 +433,13 @@ def test_backoff_grows_and_is_never_given_up(rig: Rig, outcome: Deferred) -> Non
         rig.retry.hurry()
         rig.retry.step()
         assert len(rig.sent) == before + 1
-        due_at = rig.catalog.image(image.filename).next_attempt_at
+        due_at = rig.catalog.rows.image(image.filename).next_attempt_at
         assert due_at is not None
         waits.append((due_at - rig.clock.now()).total_seconds())
         rig.clock.passed_s += waits[-1] + 0.001
     assert waits[:9] == [2, 4, 8, 16, 32, 64, 128, 256, 300]
     assert set(waits[8:]) == {300}
-    assert rig.catalog.image(image.filename).attempts == 12
+    assert rig.catalog.rows.image(image.filename).attempts == 12
 
 
 def test_one_failing_image_does_not_starve_the_others(rig: Rig) -> None:
@@ -499,7 +499,7 @@ def test_an_unreadable_image_does_not_fail_the_capture(
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(catalog.folder, "read", read)
+        patch.setattr(catalog, "read", read)
         rig.service.submit(image)
     assert (rig.state(image), rig.sent) == ("pending", [])
     clock.passed_s += 2.0
@@ -571,7 +571,7 @@ def test_the_drain_ends_when_somebody_else_takes_the_last_image(rig: Rig) -> Non
     for _ in range(19):
         rig.retry.step()
     assert rig.service.status().drain is not None
-    rig.catalog.mark_missing(saved[-1].id)
+    rig.catalog.states.mark_missing(saved[-1].id)
     while rig.retry.step() == 0.0:
         pass
     assert rig.service.status().drain is None
@@ -596,7 +596,7 @@ def test_adopted_files_get_their_checksum_before_they_go(rig: Rig) -> None:
     with rig.catalog._db.transaction() as sql:
         sql.execute("UPDATE images SET sha256 = NULL, width = NULL")
     rig.retry.step()
-    sent = rig.catalog.image(image.filename)
+    sent = rig.catalog.rows.image(image.filename)
     assert (sent.state, sent.sha256, sent.width) == ("uploaded", image.sha256, 1920)
 
 
@@ -611,17 +611,17 @@ def test_what_cannot_be_written_down_is_not_repeated_and_holds_up_nothing(
         raise StorageError("the file system is read-only")
 
     with monkeypatch.context() as patch:
-        patch.setattr(rig.catalog, "_commit", refuse)
+        patch.setattr(rig.catalog._writes, "commit", refuse)
         rig.live.step()
         rig.live.step()
         for _ in range(6):
             rig.retry.step()
         assert rig.sent == [saved[3].filename, *(image.filename for image in saved[:3])]
-        assert rig.catalog.totals().by_state["pending"] == 4
+        assert rig.catalog.rows.totals().by_state["pending"] == 4
         assert rig.state(saved[0]) == "rejected"
-        assert rig.catalog.oldest_pending() == []
+        assert rig.catalog.rows.oldest_pending() == []
     rig.catalog.record_unrecorded()
-    assert rig.catalog.totals().by_state["uploaded"] == 3
+    assert rig.catalog.rows.totals().by_state["uploaded"] == 3
     assert [rig.state(image) for image in saved] == ["rejected", *["uploaded"] * 3]
     assert len(rig.sent) == 4
 
@@ -640,18 +640,18 @@ def test_a_file_that_cannot_be_read_does_not_hold_up_the_others(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved = save_many(rig.catalog, 3)
-    read = rig.catalog.folder.read
+    read = rig.catalog.read
 
     def bad_block(name: str) -> bytes:
         if name == saved[0].filename:
             raise OSError(errno.EIO, "Input/output error")
         return read(name)
 
-    monkeypatch.setattr(rig.catalog.folder, "read", bad_block)
+    monkeypatch.setattr(rig.catalog, "read", bad_block)
     for _ in range(4):
         rig.retry.step()
     assert rig.sent == [saved[1].filename, saved[2].filename]
-    waiting = rig.catalog.image(saved[0].filename)
+    waiting = rig.catalog.rows.image(saved[0].filename)
     assert (waiting.state, waiting.attempts, waiting.wait_for) == ("pending", 1, "file")
     assert "I/O error" in (waiting.last_error or "")
 
@@ -662,14 +662,14 @@ def test_an_unreadable_file_does_not_keep_a_pause_from_ending(
     saved = save_many(rig.catalog, 3)
     rig.answer(WRONG)
     rig.retry.step()
-    read = rig.catalog.folder.read
+    read = rig.catalog.read
 
     def bad_block(name: str) -> bytes:
         if name == saved[0].filename:
             raise OSError(errno.EIO, "Input/output error")
         return read(name)
 
-    monkeypatch.setattr(rig.catalog.folder, "read", bad_block)
+    monkeypatch.setattr(rig.catalog, "read", bad_block)
     rig.answer(DELIVERED)
     rig.clock.passed_s += 60.0
     rig.retry.step()
@@ -685,7 +685,7 @@ def test_a_failed_step_gives_the_image_back(rig: Rig, monkeypatch: pytest.Monkey
         raise StorageError("I/O error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(rig.catalog, "image", broken)
+        patch.setattr(rig.catalog.rows, "image", broken)
         with pytest.raises(StorageError):
             rig.live.step()
     assert not rig.live.busy

@@ -16,7 +16,7 @@ from werkzeug.wrappers import Response
 
 from cleanup_service import AlreadyRunningError
 from store.catalog import Catalog
-from store.image_files import StorageError
+from store.errors import StorageError
 from store.rows import ImageFilter
 from tests.rigs.stores import JPEG, NOON, save, save_many, shot, storage_config
 from tests.rigs.web import STATUS, FakeActions, FakeStatus, make_app
@@ -24,7 +24,7 @@ from tests.rigs.web import STATUS, FakeActions, FakeStatus, make_app
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    catalog = Catalog(storage_config(tmp_path))
+    catalog = Catalog.open_owner(storage_config(tmp_path))
     yield catalog
     catalog.close()
 
@@ -105,7 +105,7 @@ def test_the_page_shows_photos_in_the_sites_time(client: FlaskClient, catalog: C
 
 def test_an_image_as_json(client: FlaskClient, catalog: Catalog) -> None:
     image = save(catalog, NOON.replace(microsecond=250_000))
-    catalog.mark_waiting(image.id, "busy", NOON + timedelta(seconds=9), "server")
+    catalog.states.mark_waiting(image.id, "busy", NOON + timedelta(seconds=9), "server")
     body = get(client, "/api/images")
     assert {k: v for k, v in body.items() if k != "images"} == {
         "total": 1,
@@ -225,7 +225,7 @@ def test_bad_event_queries_are_400(client: FlaskClient, query: str) -> None:
 
 def test_events_as_json(client: FlaskClient, catalog: Catalog) -> None:
     image = save(catalog)
-    catalog.fail_unrecorded("r2", "manual", NOON + timedelta(seconds=1), "camera down")
+    catalog.events.fail_unrecorded("r2", "manual", NOON + timedelta(seconds=1), "camera down")
     catalog.record_unrecorded()
     failed, saved = get(client, "/api/events")["events"]
     assert failed == {
@@ -270,11 +270,13 @@ def test_a_part_of_a_file(client: FlaskClient, catalog: Catalog) -> None:
     assert fetch(client, url, Range="bytes=99999-")[0] == 416
 
 
-def test_a_thumbnail_or_else_the_picture(client: FlaskClient, catalog: Catalog) -> None:
+def test_a_thumbnail_or_else_the_picture(
+    client: FlaskClient, catalog: Catalog, tmp_path: Path
+) -> None:
     image = save(catalog)
     url = f"/api/images/{image.filename}?size=thumb"
     assert fetch(client, url)[1] == b"thumbnail"
-    (catalog.thumbnails / image.filename).unlink()
+    (tmp_path / "images/.state/thumbnails" / image.filename).unlink()
     assert fetch(client, url)[1] == JPEG
     assert get(client, f"/api/images/{image.filename}?size=huge", 400)["code"] == "bad_request"
 
@@ -288,7 +290,7 @@ def test_a_download_has_its_name(client: FlaskClient, catalog: Catalog) -> None:
 
 def test_a_file_that_has_gone_is_404(client: FlaskClient, catalog: Catalog) -> None:
     image = save(catalog)
-    (catalog.folder.path / image.filename).unlink()
+    catalog.rows.path_of(image.filename).unlink()
     body = get(client, f"/api/images/{image.filename}", 404)
     assert body["code"] == "not_found"
 
@@ -377,7 +379,7 @@ def test_unknown_ones_are_resolved(
     for bad in ({}, {"action": "forget"}, {"action": ["send"]}):
         assert post(client, url, 400, json=bad)["code"] == "bad_request"
     assert post(client, url, 200, json={"action": action}) == {"changed": 1}
-    assert catalog.image(image.filename).state == state
+    assert catalog.rows.image(image.filename).state == state
 
 
 # Guards and errors.
@@ -399,7 +401,7 @@ def test_pages_in_a_browser_change_nothing(
     body = post(client, url, 403, headers={header: "null"}, json={"action": "send"})
     assert body["code"] == "csrf"
     assert actions.captured == []
-    assert catalog.image(image.filename).state == "unknown"
+    assert catalog.rows.image(image.filename).state == "unknown"
 
 
 def test_errors_are_json(client: FlaskClient, status: FakeStatus, actions: FakeActions) -> None:
@@ -474,7 +476,7 @@ def test_the_gallery_pages_by_cursor_and_keeps_its_filters(
         url = found[1].replace("&amp;", "&") if found else ""
         assert not url or "camera=r1" in url
         page += 1
-    assert len(seen) == len(set(seen)) == catalog.count(ImageFilter(camera="r1"))
+    assert len(seen) == len(set(seen)) == catalog.rows.count(ImageFilter(camera="r1"))
     assert page == -(-len(seen) // 60)
 
 
@@ -508,7 +510,7 @@ def test_hostile_text_is_shown_as_text(
     client: FlaskClient, catalog: Catalog, status: FakeStatus
 ) -> None:
     image = save(catalog)
-    catalog.mark_rejected(image.id, "<script>alert(1)</script>")
+    catalog.states.mark_rejected(image.id, "<script>alert(1)</script>")
     alert = {
         "code": "camera_down",
         "level": "error",

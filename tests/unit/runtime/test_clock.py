@@ -14,7 +14,7 @@ from clock_service import ClockService
 from runtime import clock as clock_module
 from runtime.clock import Clock, boot_id, is_synchronized
 from store.catalog import Catalog
-from store.image_files import StorageError
+from store.errors import StorageError
 from store.rows import AdoptedFile, Image, ImageFilter
 from tests.rigs.stores import JPEG, NOON, shot, storage_config
 
@@ -57,7 +57,7 @@ def box() -> Box:
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    catalog = Catalog(storage_config(tmp_path), boot="this boot")
+    catalog = Catalog.open_owner(storage_config(tmp_path), boot="this boot")
     yield catalog
     catalog.close()
 
@@ -160,7 +160,7 @@ def test_a_kernel_that_does_not_tell_the_boot(
 
 
 def untrusted(catalog: Catalog, uptime_s: float, at: datetime = RELEASED_AT) -> Image:
-    event_id = catalog.begin_event("r1", "gpio", at, ("edge_late",), untrusted_s=uptime_s)
+    event_id = catalog.events.begin("r1", "gpio", at, ("edge_late",), untrusted_s=uptime_s)
     return catalog.save(event_id, shot(JPEG + b"%f" % uptime_s), state="pending")
 
 
@@ -175,70 +175,72 @@ def settled(catalog: Catalog, box: Box) -> ClockService:
 def test_times_are_corrected_and_nothing_else(catalog: Catalog, box: Box) -> None:
     before = untrusted(catalog, UPTIME_S - 50.25)
     assert (before.flags, before.clock_trusted) == (("edge_late", "untrusted_clock"), False)
-    bytes_before = catalog.folder.read(before.filename)
+    bytes_before = catalog.read(before.filename)
     settled(catalog, box)
-    after = catalog.image(before.filename)
+    after = catalog.rows.image(before.filename)
     assert after.captured_at == NOON - timedelta(seconds=50.25)
     assert (after.flags, after.clock_trusted) == (("edge_late",), True)
     assert (after.id, after.sha256, after.state) == (before.id, before.sha256, "pending")
-    assert catalog.folder.read(after.filename) == bytes_before
-    [event] = catalog.events(None, limit=10)
+    assert catalog.read(after.filename) == bytes_before
+    [event] = catalog.rows.events(None, limit=10)
     assert (event.edge_at, event.flags) == (after.captured_at, ("edge_late",))
 
 
 def test_what_was_right_stays(catalog: Catalog, box: Box) -> None:
-    event_id = catalog.begin_event("r1", "gpio", NOON - timedelta(days=3))
+    event_id = catalog.events.begin("r1", "gpio", NOON - timedelta(days=3))
     image = catalog.save(event_id, shot(), state="pending")
     untrusted(catalog, UPTIME_S)
     settled(catalog, box)
-    assert catalog.image(image.filename) == image
+    assert catalog.rows.image(image.filename) == image
 
 
 def test_failed_edges_are_corrected_too(catalog: Catalog, box: Box) -> None:
-    catalog.fail_unrecorded("r1", "gpio", RELEASED_AT, "too many triggers", untrusted_s=UPTIME_S)
+    catalog.events.fail_unrecorded(
+        "r1", "gpio", RELEASED_AT, "too many triggers", untrusted_s=UPTIME_S
+    )
     catalog.record_unrecorded()
-    [event] = catalog.events("failed", limit=10)
+    [event] = catalog.rows.events("failed", limit=10)
     assert event.flags == ("untrusted_clock",)
     settled(catalog, box)
-    [event] = catalog.events("failed", limit=10)
+    [event] = catalog.rows.events("failed", limit=10)
     assert (event.edge_at, event.flags) == (NOON, ())
 
 
 def test_a_restart_of_the_daemon_is_no_restart_of_the_machine(tmp_path: Path, box: Box) -> None:
     config = storage_config(tmp_path)
-    first = Catalog(config, boot="this boot")
+    first = Catalog.open_owner(config, boot="this boot")
     name = untrusted(first, UPTIME_S - 1).filename
     first.close()
-    second = Catalog(config, boot="this boot")
+    second = Catalog.open_owner(config, boot="this boot")
     settled(second, box)
-    assert second.image(name).captured_at == NOON - timedelta(seconds=1)
+    assert second.rows.image(name).captured_at == NOON - timedelta(seconds=1)
     second.close()
 
 
 def test_an_earlier_boot_stays_as_it_is_and_does_not_age(tmp_path: Path, box: Box) -> None:
     config = storage_config(tmp_path)
-    first = Catalog(config, boot="an earlier boot")
+    first = Catalog.open_owner(config, boot="an earlier boot")
     image = untrusted(first, 12.0)
-    first.fail_unrecorded("r1", "gpio", RELEASED_AT, "camera down", untrusted_s=13.0)
+    first.events.fail_unrecorded("r1", "gpio", RELEASED_AT, "camera down", untrusted_s=13.0)
     first.close()
-    second = Catalog(config, boot="this boot")
+    second = Catalog.open_owner(config, boot="this boot")
     settled(second, box)
-    assert second.image(image.filename) == image
+    assert second.rows.image(image.filename) == image
     far_off = NOON + timedelta(days=10_000)
-    assert second.expired(far_off, ("pending",), 10) == []
-    assert second.delete_events(far_off) == 0
+    assert second.rows.expired(far_off, ("pending",), 10) == []
+    assert second.events.delete_ended(far_off) == 0
     second.close()
 
 
 def test_a_capture_under_way_is_corrected_once_it_has_its_row(catalog: Catalog, box: Box) -> None:
     """Until then a crash would leave a file that only the old time leads back to its event."""
-    event_id = catalog.begin_event("r1", "gpio", RELEASED_AT, untrusted_s=UPTIME_S)
+    event_id = catalog.events.begin("r1", "gpio", RELEASED_AT, untrusted_s=UPTIME_S)
     service = settled(catalog, box)
-    assert catalog.events(None, limit=1)[0].edge_at == RELEASED_AT
+    assert catalog.rows.events(None, limit=1)[0].edge_at == RELEASED_AT
     image = catalog.save(event_id, shot(), state="pending")
     assert not image.clock_trusted
     service.step()
-    assert catalog.image(image.filename).captured_at == NOON
+    assert catalog.rows.image(image.filename).captured_at == NOON
 
 
 def test_a_later_picture_of_a_burst_has_the_corrected_time(catalog: Catalog, box: Box) -> None:
@@ -259,7 +261,7 @@ def test_many_edges_are_corrected_in_short_transactions(
     service = ClockService(catalog, box.clock())
     caplog.set_level(logging.INFO)
     assert [service.step() for _ in range(4)] == [5.0, 0.0, 0.0, 5.0]
-    images = catalog.images(ImageFilter(), limit=10)
+    images = catalog.rows.images(ImageFilter(), limit=10)
     assert [image.clock_trusted for image in images] == [True] * 5
     assert [image.captured_at for image in images] == [
         NOON - timedelta(seconds=n) for n in (4, 3, 2, 1, 0)
@@ -297,23 +299,23 @@ def test_nothing_half_corrected_on_a_disk_that_fails(
     with pytest.raises(StorageError):
         service.step()
     monkeypatch.undo()
-    assert catalog.image(image.filename) == image
+    assert catalog.rows.image(image.filename) == image
     service.step()
-    assert catalog.image(image.filename).captured_at == NOON
+    assert catalog.rows.image(image.filename).captured_at == NOON
 
 
 def test_a_file_without_a_row_has_the_trust_of_its_event(tmp_path: Path, box: Box) -> None:
-    catalog = Catalog(storage_config(tmp_path), boot="this boot")
-    catalog.begin_event("r1", "gpio", RELEASED_AT, untrusted_s=UPTIME_S)
+    catalog = Catalog.open_owner(storage_config(tmp_path), boot="this boot")
+    catalog.events.begin("r1", "gpio", RELEASED_AT, untrusted_s=UPTIME_S)
     catalog.close()  # the program was ended in the middle of it and starts anew
-    catalog = Catalog(storage_config(tmp_path), boot="this boot")
+    catalog = Catalog.open_owner(storage_config(tmp_path), boot="this boot")
     epoch = int(RELEASED_AT.timestamp())
     name = f"r1_{epoch}.jpg"
-    (catalog.folder.path / name).write_bytes(JPEG)
+    catalog.rows.path_of(name).write_bytes(JPEG)
     catalog.adopt([AdoptedFile(name, "r1", epoch, len(JPEG), "pending")])
-    assert catalog.image(name).flags == ("untrusted_clock",)
+    assert catalog.rows.image(name).flags == ("untrusted_clock",)
     settled(catalog, box)
-    assert catalog.image(name).captured_at == NOON
+    assert catalog.rows.image(name).captured_at == NOON
     catalog.close()
 
 
@@ -323,10 +325,10 @@ def test_a_file_of_a_burst_without_a_row_has_the_time_of_the_first(
     first = untrusted(catalog, UPTIME_S)
     settled(catalog, box)
     name = first.filename.replace(".jpg", "_b1.jpg")
-    (catalog.folder.path / name).write_bytes(JPEG)
+    catalog.rows.path_of(name).write_bytes(JPEG)
     epoch = int(RELEASED_AT.timestamp())
     catalog.adopt([AdoptedFile(name, "r1", epoch, len(JPEG), "pending")])
-    adopted = catalog.image(name)
+    adopted = catalog.rows.image(name)
     assert (adopted.event_id, adopted.captured_at) == (first.event_id, NOON)
 
 
@@ -338,22 +340,22 @@ def test_a_file_named_by_a_lost_clock_does_not_age_after_a_rebuild(catalog: Cata
             AdoptedFile("r1_1325376001.jpg", "r1", 1325376001, len(JPEG), "skipped"),
         ]
     )
-    aged = catalog.expired(NOON, ("skipped",), 10)
+    aged = catalog.rows.expired(NOON, ("skipped",), 10)
     assert [image.filename for image in aged] == ["r1_1325376001.jpg"]
 
 
 def test_a_catalog_of_the_first_release_is_taken_over(tmp_path: Path, box: Box) -> None:
     config = storage_config(tmp_path)
-    first = Catalog(config, boot="this boot")
+    first = Catalog.open_owner(config, boot="this boot")
     kept = untrusted(first, 5.0)
     with first._db.transaction() as sql:
         sql.execute("UPDATE images SET flags = 'edge_late,untrusted_clock'")
         sql.execute("DROP TABLE uncorrected")
     first.close()
-    second = Catalog(config, boot="this boot")
-    assert second.image(kept.filename).flags == ("edge_late", "untrusted_clock")
+    second = Catalog.open_owner(config, boot="this boot")
+    assert second.rows.image(kept.filename).flags == ("edge_late", "untrusted_clock")
     name = untrusted(second, UPTIME_S).filename
     settled(second, box)
-    assert second.image(name).clock_trusted
-    assert not second.image(kept.filename).clock_trusted
+    assert second.rows.image(name).clock_trusted
+    assert not second.rows.image(kept.filename).clock_trusted
     second.close()

@@ -18,7 +18,7 @@ from runtime.stats import Stats
 from runtime.worker import Worker
 from status.document import SystemStatus
 from store.catalog import Catalog
-from store.image_files import StorageError
+from store.errors import StorageError
 from tests.rigs.status import DOWN, GPIO, LONG_GOP, PIN, STREAMING, STUCK_GPIO, TOO_MUCH, UPLOAD
 from tests.rigs.stores import NOON, save, storage_config
 
@@ -93,7 +93,7 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    catalog = Catalog(storage_config(tmp_path))
+    catalog = Catalog.open_owner(storage_config(tmp_path))
     yield Site(catalog)
     catalog.close()
 
@@ -249,5 +249,5 @@ def test_health_without_a_catalog_is_degraded(site: Site, monkeypatch: pytest.Mo
     def fail() -> None:
         raise StorageError("the disk is gone")
 
-    monkeypatch.setattr(site.catalog, "totals", fail)
+    monkeypatch.setattr(site.catalog.rows, "totals", fail)
     assert site.documents.health() == "degraded"

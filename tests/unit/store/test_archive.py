@@ -21,8 +21,8 @@ import pytest
 
 from config import StorageConfig
 from store import archive, reconcile
-from store.catalog import Catalog, LockedError
-from store.image_files import StorageError
+from store.catalog import Catalog
+from store.errors import LockedError, StorageError
 from store.rows import AdoptedFile, Image, ImageFilter
 from tests.rigs.stores import JPEG, NOON, save, save_many, storage_config
 
@@ -43,20 +43,20 @@ def config(tmp_path: Path) -> StorageConfig:
 
 @pytest.fixture
 def catalog(config: StorageConfig) -> Iterator[Catalog]:
-    catalog = Catalog(config)
+    catalog = Catalog.open_owner(config)
     yield catalog
     catalog.close()
 
 
 def path_of(catalog: Catalog, image: Image) -> Path:
-    return catalog.folder.path / image.filename
+    return catalog.rows.path_of(image.filename)
 
 
 def adopt(catalog: Catalog, name: str, jpeg: bytes = JPEG) -> None:
     """Take in a file as a start does, without a checksum."""
-    path = catalog.folder.path / name
+    path = catalog.rows.path_of(name)
     path.write_bytes(jpeg)
-    [found] = [file for file in catalog.folder.scan() if file.name == name]
+    [found] = [file for file in catalog._files.scan() if file.name == name]
     catalog.adopt([AdoptedFile(name, found.camera, found.epoch, found.size_bytes, "unknown")])
 
 
@@ -65,7 +65,7 @@ def adopt(catalog: Catalog, name: str, jpeg: bytes = JPEG) -> None:
 
 def test_whole_pictures_are_verified(catalog: Catalog) -> None:
     save_many(catalog, 3)
-    assert archive.verify(catalog) == archive.Verified(checked=3, by_size=0, unlisted=0)
+    assert archive.verify(catalog.rows) == archive.Verified(checked=3, by_size=0, unlisted=0)
 
 
 @pytest.mark.parametrize(
@@ -82,41 +82,41 @@ def test_what_is_missing_or_altered_is_found(
 ) -> None:
     wrong, _ = save(catalog), save(catalog)
     damage(path_of(catalog, wrong))
-    [finding] = archive.verify(catalog).findings
+    [finding] = archive.verify(catalog.rows).findings
     assert finding.filename == wrong.filename
     assert problem in finding.problem
 
 
 def test_pictures_known_to_be_missing_are_listed_too(catalog: Catalog) -> None:
     image = save(catalog, state="missing")
-    assert [f.filename for f in archive.verify(catalog).findings] == [image.filename]
+    assert [f.filename for f in archive.verify(catalog.rows).findings] == [image.filename]
 
 
 def test_adopted_files_are_checked_by_their_size(catalog: Catalog) -> None:
     save(catalog)
     adopt(catalog, "r1_1600000000.jpg")
     adopt(catalog, "r1_1600000001.jpg")
-    assert archive.verify(catalog).by_size == 2
-    (catalog.folder.path / "r1_1600000001.jpg").write_bytes(JPEG + b"more")
-    assert [f.filename for f in archive.verify(catalog).findings] == ["r1_1600000001.jpg"]
+    assert archive.verify(catalog.rows).by_size == 2
+    catalog.rows.path_of("r1_1600000001.jpg").write_bytes(JPEG + b"more")
+    assert [f.filename for f in archive.verify(catalog.rows).findings] == ["r1_1600000001.jpg"]
 
 
 def test_more_than_one_chunk_is_verified(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive, "_CHUNK", 2)
     images = save_many(catalog, 5)
     path_of(catalog, images[0]).unlink()
-    seen = archive.verify(catalog)
+    seen = archive.verify(catalog.rows)
     assert seen.checked == 5
     assert [f.filename for f in seen.findings] == [images[0].filename]
 
 
 def test_files_without_a_row_are_counted_unless_a_capture_may_be_at_work(catalog: Catalog) -> None:
-    old, new = (catalog.folder.path / f"r1_{epoch}.jpg" for epoch in (1600000000, 1600000001))
+    old, new = (catalog.rows.path_of(f"r1_{epoch}.jpg") for epoch in (1600000000, 1600000001))
     for path in (old, new):
         path.write_bytes(JPEG)
     hour_ago_s = time.time() - 3600
     os.utime(old, (hour_ago_s, hour_ago_s))
-    seen = archive.verify(catalog)
+    seen = archive.verify(catalog.rows)
     assert seen.unlisted == 1
     assert seen.findings == []
 
@@ -125,28 +125,40 @@ def test_a_picture_that_is_being_deleted_is_no_finding(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = save_many(catalog, 3)
-    catalog.folder.delete([images[1].filename])  # as a cleanup does, whose commit follows
-    looks: list[str] = []
-    look = catalog.image
+    catalog._files.delete([images[1].filename])  # as a cleanup does, whose commit follows
+    looks: list[int] = []
+    look = catalog.rows.state_of
 
-    def image(filename: str) -> Image:
-        looks.append(filename)
+    def state_of(image_id: int) -> str | None:
+        looks.append(image_id)
         if len(looks) == 3:
-            catalog.delete([images[1]])
-        return look(filename)
+            with monkeypatch.context() as patch:
+                patch.setattr(catalog.rows, "state_of", look)
+                catalog.delete([images[1]])
+        return look(image_id)
 
-    monkeypatch.setattr(catalog, "image", image)
-    assert archive.verify(catalog).findings == []
-    assert looks == [images[1].filename] * 3
+    monkeypatch.setattr(catalog.rows, "state_of", state_of)
+    assert archive.verify(catalog.rows).findings == []
+    assert looks == [images[1].id] * 3
 
 
 def test_a_name_that_is_used_anew_is_no_finding(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = save(catalog)
-    monkeypatch.setattr(catalog, "image", lambda filename: replace(image, id=image.id + 1))
     path_of(catalog, image).unlink()
-    assert archive.verify(catalog).findings == []
+    look = catalog.rows.state_of
+
+    def state_of(image_id: int) -> str | None:
+        with monkeypatch.context() as patch:
+            patch.setattr(catalog.rows, "state_of", look)
+            if catalog.delete([image]):
+                assert save(catalog).filename == image.filename
+        return look(image_id)
+
+    monkeypatch.setattr(catalog.rows, "state_of", state_of)
+    assert archive.verify(catalog.rows).findings == []
+    assert catalog.rows.image(image.filename).id != image.id
 
 
 # Opening to read.
@@ -181,7 +193,7 @@ def test_a_disk_that_is_not_mounted_is_not_a_store_without_photos(
 def test_a_store_that_can_t_be_written_is_read_with_what_a_crash_left(
     config: StorageConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    catalog = Catalog(config)
+    catalog = Catalog.open_owner(config)
     save_many(catalog, 3)
     card = tmp_path / "card"
     shutil.copytree(config.image_dir, card)  # with its journal, as a power cut leaves it
@@ -199,7 +211,7 @@ def test_a_store_that_can_t_be_written_is_read_with_what_a_crash_left(
 
 
 def export(catalog: Catalog, target: Path, day: date = DAY) -> archive.Exported:
-    return archive.export_day(catalog, day, ISTANBUL, target, LABELS)
+    return archive.export_day(catalog.rows, day, ISTANBUL, target, LABELS)
 
 
 def index_of(target: Path) -> list[dict[str, str]]:
@@ -226,7 +238,7 @@ def test_a_day_is_the_site_s_day(catalog: Catalog, tmp_path: Path) -> None:
 
 def test_the_index_tells_what_is_known(catalog: Catalog, tmp_path: Path) -> None:
     image = save(catalog)
-    catalog.mark_uploaded(image.id, "@https://store/1")
+    catalog.states.mark_uploaded(image.id, "@https://store/1")
     target = tmp_path / "day.zip"
     export(catalog, target)
     [row] = index_of(target)
@@ -272,7 +284,7 @@ def test_the_days_of_a_change_of_clocks_are_whole(catalog: Catalog, tmp_path: Pa
         save(catalog, first + timedelta(hours=hours))
     save(catalog, first - timedelta(seconds=1))
     save(catalog, first + timedelta(hours=25))
-    done = archive.export_day(catalog, date(2026, 10, 25), berlin, tmp_path / "day.zip", {})
+    done = archive.export_day(catalog.rows, date(2026, 10, 25), berlin, tmp_path / "day.zip", {})
     assert done.photos == 25
 
 
@@ -368,7 +380,7 @@ def test_the_name_appears_when_the_zip_is_whole_and_durable(
 
 @contextmanager
 def opened(config: StorageConfig) -> Iterator[Catalog]:
-    catalog = Catalog(config)
+    catalog = Catalog.open_owner(config)
     try:
         yield catalog
     finally:
@@ -380,7 +392,7 @@ def test_a_rebuild_takes_states_from_the_list_and_keeps_the_former_catalog(
 ) -> None:
     with opened(config) as catalog:
         images = save_many(catalog, 4, state="uploaded")
-        catalog.begin_event("r1", "gpio", NOON)
+        catalog.events.begin("r1", "gpio", NOON)
     listed = images[1].filename
     config.pending_file.write_text(json.dumps([{"filename": listed}]), encoding="utf-8")
     # One interval, and the time that a capture may take, before the list: only the last is later.
@@ -392,7 +404,7 @@ def test_a_rebuild_takes_states_from_the_list_and_keeps_the_former_catalog(
     assert former.name.startswith("catalog.sqlite3.replaced-")
     assert (totals.by_state["pending"], totals.by_state["unknown"]) == (2, 2)
     with opened(config) as catalog:
-        states = {i.filename: i.state for i in catalog.images(ImageFilter(), limit=9)}
+        states = {i.filename: i.state for i in catalog.rows.images(ImageFilter(), limit=9)}
     assert list(states.values()) == ["pending", "unknown", "pending", "unknown"]
     assert states[listed] == "pending"
     pending = json.loads(config.pending_file.read_text(encoding="utf-8"))
@@ -425,7 +437,7 @@ def test_a_rebuild_beside_an_owner_is_refused(config: StorageConfig, catalog: Ca
     image = save(catalog)
     with pytest.raises(LockedError):
         archive.rebuild(config, uploads_enabled=True)
-    assert catalog.image(image.filename) == image
+    assert catalog.rows.image(image.filename) == image
     assert list(config.state_dir.glob("*.replaced-*")) == []
 
 
@@ -438,4 +450,4 @@ def test_a_rebuild_that_was_broken_off_goes_on_at_the_next_start(
     with pytest.raises(KeyboardInterrupt):
         archive.rebuild(config, uploads_enabled=True)
     with opened(config) as catalog:
-        assert catalog.rebuilding
+        assert catalog.rows.rebuilding

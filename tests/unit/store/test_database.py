@@ -12,7 +12,7 @@ import pytest
 
 from store import database
 from store.database import Database
-from store.image_files import StorageError
+from store.errors import StorageError
 
 
 class Clock:

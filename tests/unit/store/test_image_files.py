@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from store import image_files
-from store.image_files import ImageFolder, StorageError, jpeg_size, parse_name, write_durably
+from store.errors import StorageError
+from store.image_files import ImageFolder, jpeg_size
+from store.rows import parse_name
 from tests.rigs.stores import JPEG
 
 
@@ -22,8 +24,8 @@ def folder(tmp_path: Path) -> ImageFolder:
     return folder
 
 
-def never(name: str) -> bool:
-    return False
+def claim(name: str) -> bool:
+    return True
 
 
 def content(folder: ImageFolder) -> list[str]:
@@ -68,7 +70,7 @@ def test_a_file_is_durable_before_it_has_its_name(
     folder: ImageFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorder = Recorder(monkeypatch)
-    assert folder.write("r1_100", JPEG, never) == "r1_100.jpg"
+    assert folder.write("r1_100", JPEG, claim) == "r1_100.jpg"
     assert recorder.calls == [
         "create .r1_100.jpg.tmp",
         "fsync .r1_100.jpg.tmp",
@@ -89,12 +91,12 @@ def test_the_whole_picture_is_written_before_the_fsync(
         real_fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    folder.write("r1_100", b"x" * 300_000, never)
+    folder.write("r1_100", b"x" * 300_000, claim)
     assert sizes[0] == 300_000
 
 
 def test_deletes_are_made_durable(folder: ImageFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder.write("r1_100", JPEG, never)
+    folder.write("r1_100", JPEG, claim)
     recorder = Recorder(monkeypatch)
     folder.delete(["r1_100.jpg", "r1_gone.jpg"])
     assert content(folder) == []
@@ -111,11 +113,11 @@ def test_a_failed_write_leaves_nothing(
     recorder = Recorder(monkeypatch)
     recorder.fail = (call, code)
     with pytest.raises(StorageError, match=r"cannot save r1_100\.jpg") as caught:
-        folder.write("r1_100", JPEG, never)
+        folder.write("r1_100", JPEG, claim)
     assert caught.value.full is full
     assert content(folder) == []
     recorder.fail = None
-    assert folder.write("r1_100", JPEG, never) == "r1_100.jpg"
+    assert folder.write("r1_100", JPEG, claim) == "r1_100.jpg"
 
 
 def test_a_full_disk_while_writing_leaves_nothing(
@@ -129,7 +131,7 @@ def test_a_full_disk_while_writing_leaves_nothing(
 
     monkeypatch.setattr(os, "fdopen", fdopen)
     with pytest.raises(StorageError, match="the disk is full"):
-        folder.write("r1_100", b"x" * 100_000, never)
+        folder.write("r1_100", b"x" * 100_000, claim)
     assert content(folder) == []
 
 
@@ -139,7 +141,7 @@ def test_a_folder_without_permission_says_what_to_do(
     recorder = Recorder(monkeypatch)
     recorder.fail = ("create", errno.EACCES)
     with pytest.raises(StorageError, match="give the folder to the user"):
-        folder.write("r1_100", JPEG, never)
+        folder.write("r1_100", JPEG, claim)
 
 
 def test_a_folder_that_is_a_file_is_an_error_in_words(tmp_path: Path) -> None:
@@ -149,24 +151,24 @@ def test_a_folder_that_is_a_file_is_an_error_in_words(tmp_path: Path) -> None:
 
 
 def test_nothing_is_overwritten(folder: ImageFolder) -> None:
-    names = [folder.write("r1_100", JPEG + bytes([n]), never) for n in range(4)]
+    names = [folder.write("r1_100", JPEG + bytes([n]), claim) for n in range(4)]
     assert names == ["r1_100.jpg", "r1_100_2.jpg", "r1_100_3.jpg", "r1_100_4.jpg"]
     assert [folder.read(name)[-1] for name in names] == [0, 1, 2, 3]
 
 
 def test_names_of_rows_without_a_file_stay_taken(folder: ImageFolder) -> None:
-    assert folder.write("r1_100", JPEG, {"r1_100.jpg"}.__contains__) == "r1_100_2.jpg"
+    assert folder.write("r1_100", JPEG, lambda name: name != "r1_100.jpg") == "r1_100_2.jpg"
 
 
 def test_a_file_that_comes_between_look_and_claim_is_kept(
     folder: ImageFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def taken(name: str) -> bool:
+    def claim_slowly(name: str) -> bool:
         if name == "r1_100.jpg":
             (folder.path / name).write_bytes(b"the other one")
-        return False
+        return True
 
-    assert folder.write("r1_100", JPEG, taken) == "r1_100_2.jpg"
+    assert folder.write("r1_100", JPEG, claim_slowly) == "r1_100_2.jpg"
     assert folder.read("r1_100.jpg") == b"the other one"
     assert content(folder) == ["r1_100.jpg", "r1_100_2.jpg"]
 
@@ -186,7 +188,7 @@ def test_captures_of_one_second_by_many_threads_are_all_kept(
                 # Near where the free names are: trying all from 1 on would only take time.
                 stem = f"r1_{1000 + number // 20}"
                 picture = f"{thread} {number}".encode()
-                name = folder.write(stem, picture, never)
+                name = folder.write(stem, picture, claim)
                 assert name not in written
                 written[name] = picture
         except BaseException as error:  # noqa: BLE001 - shown by the test
@@ -245,23 +247,6 @@ def test_a_scan_sees_only_image_files(folder: ImageFolder) -> None:
     assert folder.has_images()
 
 
-def test_a_durable_replacement_is_all_or_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "list.json"
-    write_durably(path, [b"old"])
-    recorder = Recorder(monkeypatch)
-    write_durably(path, [b"n", b"ew"], 0o600)
-    assert path.read_bytes() == b"new"
-    assert [call.split()[0] for call in recorder.calls] == ["create", "fsync", "rename", "fsync"]
-    for call in ("fsync", "rename"):
-        recorder.fail = (call, errno.ENOSPC)
-        with pytest.raises(OSError, match="No space left"):
-            write_durably(path, [b"newer"])
-        assert path.read_bytes() == b"new"
-        assert list(tmp_path.iterdir()) == [path]
-
-
 @pytest.mark.parametrize(
     ("jpeg", "size"),
     [
@@ -279,7 +264,7 @@ def test_the_size_of_a_jpeg(jpeg: bytes, size: tuple[int, int] | None) -> None:
 
 
 def test_errors_without_a_hint_keep_the_systems_words() -> None:
-    error = image_files.StorageError.of(OSError(errno.ELOOP, "Too many links"), "cannot look")
+    error = StorageError.of(OSError(errno.ELOOP, "Too many links"), "cannot look")
     assert str(error) == "cannot look: Too many links"
 
 
@@ -288,28 +273,28 @@ def test_a_write_leaves_room_for_the_catalog(
 ) -> None:
     monkeypatch.setattr(folder, "disk_usage", lambda: (4_000_003, 10_000_000))
     with pytest.raises(StorageError, match="the disk is full") as caught:
-        folder.write("r1_1", b"four", lambda _: False)
+        folder.write("r1_1", b"four", lambda _: True)
     assert caught.value.full
     assert list(folder.path.iterdir()) == []
-    assert folder.write("r1_1", b"two", lambda _: False) == "r1_1.jpg"
+    assert folder.write("r1_1", b"two", lambda _: True) == "r1_1.jpg"
 
 
 def test_a_name_that_is_not_durable_is_taken_back(
     folder: ImageFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def sync() -> None:
+    def sync(path: Path) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(folder, "sync", sync)
+        patch.setattr(image_files, "sync_folder", sync)
         with pytest.raises(StorageError, match="I/O error"):
-            folder.write("r1_1", JPEG, never)
+            folder.write("r1_1", JPEG, claim)
     assert content(folder) == []
     assert (
         folder.write_error
         == "cannot save r1_1.jpg: the disk reports an I/O error: replace the card"
     )
-    folder.write("r1_1", JPEG, never)
+    folder.write("r1_1", JPEG, claim)
     assert folder.write_error is None
 
 
@@ -319,7 +304,7 @@ def test_a_full_disk_counts_as_writable_when_pictures_fit_again(
     free_bytes = 4_000_003
     monkeypatch.setattr(folder, "disk_usage", lambda: (free_bytes, 10_000_000))
     with pytest.raises(StorageError):
-        folder.write("r1_1", JPEG, never)
+        folder.write("r1_1", JPEG, claim)
     free_bytes = 4_500_000  # some captures would still be refused
     with pytest.raises(StorageError):
         folder.probe()
@@ -338,4 +323,4 @@ def test_a_name_that_cannot_even_be_looked_up_is_a_storage_error(
 
     monkeypatch.setattr(Path, "exists", exists)
     with pytest.raises(StorageError):
-        folder.write("r1_1", JPEG, never)
+        folder.write("r1_1", JPEG, claim)

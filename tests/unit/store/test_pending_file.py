@@ -15,14 +15,14 @@ import pytest
 
 from store import pending_file
 from store.catalog import Catalog
-from store.image_files import StorageError
+from store.errors import StorageError
 from store.pending_file import PendingExporter, export_interval_s, read
 from tests.rigs.stores import NOON, save, save_many, storage_config
 
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    catalog = Catalog(storage_config(tmp_path))
+    catalog = Catalog.open_owner(storage_config(tmp_path))
     yield catalog
     catalog.close()
 
@@ -45,7 +45,9 @@ def names(path: Path) -> list[str]:
 
 def test_the_format(catalog: Catalog, exporter: PendingExporter, path: Path) -> None:
     first = save(catalog, NOON.replace(microsecond=250_000))
-    catalog.mark_waiting(first.id, 'no "answer"\n', NOON + timedelta(seconds=9), "connection")
+    catalog.states.mark_waiting(
+        first.id, 'no "answer"\n', NOON + timedelta(seconds=9), "connection"
+    )
     second = save(catalog, NOON + timedelta(seconds=1), camera="r2")
     save(catalog, NOON + timedelta(seconds=2), state="uploaded")
     exporter.step()
@@ -103,7 +105,7 @@ def test_the_file_is_written_only_when_something_changed(
     path.unlink()
     exporter.step()
     assert not path.exists()
-    catalog.mark_uploaded(image.id, None)
+    catalog.states.mark_uploaded(image.id, None)
     exporter.step()
     assert names(path) == []
 
@@ -114,8 +116,8 @@ def test_what_another_process_makes_pending_is_written(
     image = save(catalog, state="unknown")
     exporter.step()
     assert names(path) == []
-    command = Catalog(storage_config(tmp_path), as_owner=False)
-    command.resolve_unknown("pending")
+    command = Catalog.open_beside(storage_config(tmp_path))
+    command.states.resolve_unknown("pending")
     command.close()
     exporter.step()
     assert names(path) == [image.filename]
@@ -162,7 +164,7 @@ def test_an_unreadable_catalog_leaves_the_old_file(
     def oldest_pending(*_: object, **__: object) -> None:
         raise StorageError("I/O error")
 
-    monkeypatch.setattr(catalog, "oldest_pending", oldest_pending)
+    monkeypatch.setattr(catalog.rows, "oldest_pending", oldest_pending)
     with pytest.raises(StorageError):
         exporter.step()
     assert path.read_bytes() == before
@@ -228,9 +230,9 @@ def test_paths_relative_to_the_working_directory_are_read(
 def test_what_lies_elsewhere_is_left_out_and_said(
     catalog: Catalog, path: Path, word: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    images = catalog.folder.path
+    images = catalog.rows.path_of("")
     path.write_text(json.dumps([word, "r1_1.jpg"]))
-    found = read(path, images, known=catalog.known_names)
+    found = read(path, images, known=catalog.rows.known_names)
     assert found is not None
     assert found.names == {"r1_1.jpg"}
     assert repr(word) in caplog.text
@@ -310,7 +312,7 @@ def test_what_is_exported_can_be_read(
 ) -> None:
     saved = save_many(catalog, 3)
     exporter.step()
-    found = read(path, catalog.folder.path)
+    found = read(path, catalog.rows.path_of(""))
     assert found is not None
     assert found.names == {image.filename for image in saved}
 
@@ -327,7 +329,7 @@ def test_a_file_that_cannot_be_written_is_said_once_and_when_it_can_again(
 
     save(catalog)
     with caplog.at_level(logging.INFO), monkeypatch.context() as patch:
-        patch.setattr(pending_file, "write_durably", full)
+        patch.setattr(pending_file, "replace_file", full)
         for _ in range(5):
             exporter.step()
         assert "the disk is full" in (exporter.write_error or "")
@@ -344,5 +346,5 @@ def test_an_unreadable_catalog_does_not_break_the_stop(
     def unreadable() -> None:
         raise StorageError("the disk reports an I/O error")
 
-    monkeypatch.setattr(catalog, "totals", unreadable)
+    monkeypatch.setattr(catalog.rows, "totals", unreadable)
     exporter.close()

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from config import StorageConfig
-from store import reconcile
-from store.catalog import Catalog, UnrecordedError
+from store import catalog_reader, reconcile
+from store.catalog import Catalog
+from store.errors import StorageError, UnrecordedError
 from store.exif import Facts, with_exif
-from store.image_files import StorageError
 from store.late_writes import Statements
 from store.pending_file import PendingExporter
 from store.reconcile import Reconciler
@@ -38,7 +38,7 @@ def reopen(config: StorageConfig) -> Iterator[Callable[[], Catalog]]:
     def reopen() -> Catalog:
         for catalog in opened:
             catalog.close()
-        opened[:] = [Catalog(config)]
+        opened[:] = [Catalog.open_owner(config)]
         return opened[0]
 
     yield reopen
@@ -50,7 +50,7 @@ def run(catalog: Catalog, config: StorageConfig, *, uploads_enabled: bool = True
     done: list[bool] = []
     reconciler = Reconciler(
         catalog,
-        config.pending_file,
+        config,
         uploads_enabled=uploads_enabled,
         on_done=lambda: done.append(True),
     )
@@ -61,13 +61,13 @@ def run(catalog: Catalog, config: StorageConfig, *, uploads_enabled: bool = True
 
 
 def put(catalog: Catalog, name: str) -> Path:
-    path = catalog.folder.path / name
+    path = catalog.rows.path_of(name)
     path.write_bytes(JPEG + name.encode())
     return path
 
 
 def states(catalog: Catalog) -> dict[str, str]:
-    return {i.filename: i.state for i in catalog.images(ImageFilter(), limit=1000)}
+    return {i.filename: i.state for i in catalog.rows.images(ImageFilter(), limit=1000)}
 
 
 def test_nothing_to_do_changes_nothing(
@@ -76,7 +76,7 @@ def test_nothing_to_do_changes_nothing(
     catalog = reopen()
     saved = save_many(catalog, 3)
     run(catalog, config)
-    assert catalog.images(ImageFilter(), limit=9) == saved[::-1]
+    assert catalog.rows.images(ImageFilter(), limit=9) == saved[::-1]
 
 
 def test_stray_temp_files_go(config: StorageConfig, reopen: Callable[[], Catalog]) -> None:
@@ -91,7 +91,7 @@ def test_the_temp_file_of_a_running_capture_stays(
     config: StorageConfig, reopen: Callable[[], Catalog], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     catalog = reopen()
-    event_id = catalog.begin_event("r1", "gpio", NOON)
+    event_id = catalog.events.begin("r1", "gpio", NOON)
     real_fsync = os.fsync
     runs: list[Reconciler] = []
 
@@ -104,27 +104,27 @@ def test_the_temp_file_of_a_running_capture_stays(
     monkeypatch.setattr(os, "fsync", fsync)
     image = catalog.save(event_id, shot(), state="pending")
     assert len(runs) == 1
-    assert catalog.folder.read(image.filename) == JPEG
+    assert catalog.read(image.filename) == JPEG
     assert states(catalog) == {image.filename: "pending"}
-    assert catalog.totals().events == {"capturing": 0, "saved": 1, "failed": 0}
+    assert catalog.rows.totals().events == {"capturing": 0, "saved": 1, "failed": 0}
 
 
 def test_a_running_capture_is_not_adopted_besides(
     config: StorageConfig, reopen: Callable[[], Catalog], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     catalog = reopen()
-    event_id = catalog.begin_event("r1", "gpio", NOON)
-    real_commit = catalog._commit
+    event_id = catalog.events.begin("r1", "gpio", NOON)
+    real_commit = catalog._writes.commit
 
-    def commit(statements: object) -> None:
-        assert catalog.folder.has_images()  # the file has its name, the row is still to come
+    def commit(statements: Statements) -> object:
+        assert catalog._files.has_images()  # the file has its name, the row is still to come
         thread = threading.Thread(target=run, args=(catalog, config))
         thread.start()
         thread.join()
         assert states(catalog) == {}
-        real_commit(statements)  # type: ignore[arg-type]
+        return real_commit(statements)
 
-    monkeypatch.setattr(catalog, "_commit", commit)
+    monkeypatch.setattr(catalog._writes, "commit", commit)
     image = catalog.save(event_id, shot(), state="pending")
     assert (image.event_id, image.offset_ms) == (event_id, 12.5)
     assert states(catalog) == {image.filename: "pending"}
@@ -136,13 +136,13 @@ def test_an_image_deleted_while_files_are_looked_at_is_no_file_without_a_row(
     """Found by killing the program on a full disk: a row, pending, of a file that had gone."""
     catalog = reopen()
     image = save(catalog, state="uploaded")
-    real_known_names = catalog.known_names
+    real_known_names = catalog.rows.known_names
 
     def known_names(names: Sequence[str]) -> set[str]:
         catalog.delete([image])
         return real_known_names(names)
 
-    monkeypatch.setattr(catalog, "known_names", known_names)
+    monkeypatch.setattr(catalog.rows, "known_names", known_names)
     run(catalog, config)
     assert states(catalog) == {}
 
@@ -152,7 +152,7 @@ def test_a_row_without_its_file_is_missing(
 ) -> None:
     catalog = reopen()
     gone, kept = save_many(catalog, 2)
-    (catalog.folder.path / gone.filename).unlink()
+    catalog.rows.path_of(gone.filename).unlink()
     run(catalog, config)
     assert states(catalog) == {gone.filename: "missing", kept.filename: "pending"}
     assert f"{gone.filename} was pending and its file has gone" in caplog.text
@@ -164,7 +164,7 @@ def test_a_missing_file_that_is_back_is_what_it_was(
 ) -> None:
     catalog = reopen()
     image = save(catalog, state=state)
-    path = catalog.folder.path / image.filename
+    path = catalog.rows.path_of(image.filename)
     aside = path.with_suffix(".aside")
     path.rename(aside)
     run(catalog, config)
@@ -179,8 +179,8 @@ def test_a_missing_file_that_was_marked_as_sent_is_not_sent(
 ) -> None:
     catalog = reopen()
     image = save(catalog, state="unknown")
-    catalog.resolve_unknown("uploaded")
-    path = catalog.folder.path / image.filename
+    catalog.states.resolve_unknown("uploaded")
+    path = catalog.rows.path_of(image.filename)
     aside = path.with_suffix(".aside")
     path.rename(aside)
     run(catalog, config)
@@ -197,7 +197,7 @@ def test_a_file_without_a_row_is_taken_in(
     save(catalog, NOON - timedelta(days=1), state="uploaded")
     put(catalog, f"r2_{EPOCH}.jpg")
     run(catalog, config, uploads_enabled=enabled)
-    image = catalog.image(f"r2_{EPOCH}.jpg")
+    image = catalog.rows.image(f"r2_{EPOCH}.jpg")
     assert (image.state, image.camera, image.captured_at) == (state, "r2", NOON)
     assert (image.event_id, image.sha256, image.source) == (None, None, "gpio")
     assert image.size_bytes == len(JPEG) + len(image.filename)
@@ -211,21 +211,21 @@ def test_a_file_of_an_interrupted_capture_becomes_its_events(
 ) -> None:
     catalog = reopen()
     at = NOON.replace(microsecond=123_456)
-    event_id = catalog.begin_event("r1", source, at, ("edge_late",))
+    event_id = catalog.events.begin("r1", source, at, ("edge_late",))
     put(catalog, f"r1_{EPOCH}.jpg")
     catalog = reopen()
     run(catalog, config)
-    image = catalog.image(f"r1_{EPOCH}.jpg")
+    image = catalog.rows.image(f"r1_{EPOCH}.jpg")
     assert (image.event_id, image.source, image.state) == (event_id, source, state)
     assert (image.captured_at, image.flags) == (at, ("edge_late",))
-    assert catalog.totals().events == {"capturing": 0, "saved": 1, "failed": 0}
+    assert catalog.rows.totals().events == {"capturing": 0, "saved": 1, "failed": 0}
 
 
 def interrupt(catalog: Catalog, name: str, at: datetime, source: str = "gpio") -> int:
     """Leave a picture as a capture does that ends between file and row; return its event."""
-    event_id = catalog.begin_event("r1", source, at)
+    event_id = catalog.events.begin("r1", source, at)
     facts = Facts(at, 0.0, "gate-1", "r1", event_id)
-    (catalog.folder.path / name).write_bytes(with_exif(JPEG, facts))
+    catalog.rows.path_of(name).write_bytes(with_exif(JPEG, facts))
     return event_id
 
 
@@ -234,14 +234,14 @@ def test_each_file_of_one_second_becomes_its_own_events(
 ) -> None:
     """Two runs were killed within a second: the first before there was a picture."""
     catalog = reopen()
-    without = catalog.begin_event("r1", "test", NOON)
+    without = catalog.events.begin("r1", "test", NOON)
     real = interrupt(catalog, f"r1_{EPOCH}.jpg", NOON + timedelta(milliseconds=300))
     catalog = reopen()
     run(catalog, config)
-    image = catalog.image(f"r1_{EPOCH}.jpg")
+    image = catalog.rows.image(f"r1_{EPOCH}.jpg")
     assert (image.event_id, image.source, image.state) == (real, "gpio", "pending")
     assert image.captured_at == NOON + timedelta(milliseconds=300)
-    states_of_events = {event.id: event.state for event in catalog.events(None, limit=5)}
+    states_of_events = {event.id: event.state for event in catalog.rows.events(None, limit=5)}
     assert states_of_events == {without: "failed", real: "saved"}
 
 
@@ -252,12 +252,12 @@ def test_a_bursts_later_picture_becomes_its_events(
     first = save(catalog, source="test", state="skipped")
     assert first.event_id is not None
     facts = Facts(NOON, 200.0, "gate-1", "r1", first.event_id)
-    (catalog.folder.path / f"r1_{EPOCH}_b1.jpg").write_bytes(with_exif(JPEG, facts))
+    catalog.rows.path_of(f"r1_{EPOCH}_b1.jpg").write_bytes(with_exif(JPEG, facts))
     catalog = reopen()
     run(catalog, config)
-    second = catalog.image(f"r1_{EPOCH}_b1.jpg")
+    second = catalog.rows.image(f"r1_{EPOCH}_b1.jpg")
     assert (second.event_id, second.source, second.state) == (first.event_id, "test", "skipped")
-    assert catalog.totals().events == {"capturing": 0, "saved": 1, "failed": 0}
+    assert catalog.rows.totals().events == {"capturing": 0, "saved": 1, "failed": 0}
 
 
 def test_a_file_without_a_row_is_not_taken_for_the_capture_of_its_second(
@@ -267,20 +267,20 @@ def test_a_file_without_a_row_is_not_taken_for_the_capture_of_its_second(
     catalog = reopen()
     left = interrupt(catalog, f"r1_{EPOCH}.jpg", NOON)
     catalog = reopen()
-    running = catalog.begin_event("r1", "gpio", NOON)
-    real_commit = catalog._commit
+    running = catalog.events.begin("r1", "gpio", NOON)
+    real_commit = catalog._writes.commit
 
-    def reconcile_first(statements: Statements) -> None:
-        monkeypatch.setattr(catalog, "_commit", real_commit)
+    def reconcile_first(statements: Statements) -> object:
+        monkeypatch.setattr(catalog._writes, "commit", real_commit)
         run(catalog, config)
-        assert catalog.image(f"r1_{EPOCH}.jpg").event_id == left
-        assert not catalog.has_row(f"r1_{EPOCH}_2.jpg")
-        real_commit(statements)
+        assert catalog.rows.image(f"r1_{EPOCH}.jpg").event_id == left
+        assert not catalog.rows.has_row(f"r1_{EPOCH}_2.jpg")
+        return real_commit(statements)
 
-    monkeypatch.setattr(catalog, "_commit", reconcile_first)
+    monkeypatch.setattr(catalog._writes, "commit", reconcile_first)
     image = catalog.save(running, shot(), state="pending")
     assert (image.filename, image.event_id) == (f"r1_{EPOCH}_2.jpg", running)
-    assert catalog.totals().events == {"capturing": 0, "saved": 2, "failed": 0}
+    assert catalog.rows.totals().events == {"capturing": 0, "saved": 2, "failed": 0}
 
 
 def test_a_file_of_nobody_does_not_end_a_running_capture(
@@ -288,11 +288,11 @@ def test_a_file_of_nobody_does_not_end_a_running_capture(
 ) -> None:
     catalog = reopen()
     put(catalog, f"r1_{EPOCH}.jpg")
-    running = catalog.begin_event("r1", "test", NOON)
+    running = catalog.events.begin("r1", "test", NOON)
     run(catalog, config)
-    image = catalog.image(f"r1_{EPOCH}.jpg")
+    image = catalog.rows.image(f"r1_{EPOCH}.jpg")
     assert (image.event_id, image.state) == (None, "pending")
-    assert catalog.totals().events == {"capturing": 1, "saved": 0, "failed": 0}
+    assert catalog.rows.totals().events == {"capturing": 1, "saved": 0, "failed": 0}
     assert catalog.save(running, shot(), state="skipped").event_id == running
 
 
@@ -300,19 +300,19 @@ def test_a_file_whose_row_waits_for_the_disk_stays_its_events(
     config: StorageConfig, reopen: Callable[[], Catalog], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     catalog = reopen()
-    event_id = catalog.begin_event("r1", "test", NOON)
-    real_commit = catalog._commit
+    event_id = catalog.events.begin("r1", "test", NOON)
+    real_commit = catalog._writes.commit
 
     def fail(_: Statements) -> None:
         raise StorageError("the disk is full", full=True)
 
-    monkeypatch.setattr(catalog, "_commit", fail)
+    monkeypatch.setattr(catalog._writes, "commit", fail)
     with pytest.raises(UnrecordedError):
         catalog.save(event_id, shot(), state="skipped")
     run(catalog, config)
-    monkeypatch.setattr(catalog, "_commit", real_commit)
+    monkeypatch.setattr(catalog._writes, "commit", real_commit)
     catalog.record_unrecorded()
-    image = catalog.image(f"r1_{EPOCH}.jpg")
+    image = catalog.rows.image(f"r1_{EPOCH}.jpg")
     assert (image.event_id, image.state, image.offset_ms) == (event_id, "skipped", 12.5)
 
 
@@ -328,18 +328,18 @@ def test_what_was_sent_and_deleted_meanwhile_was_not_pending(
     """Uploads and a cleanup go on beside the look at the rows."""
     catalog = reopen()
     image = save(catalog)
-    real_filenames = catalog.filenames
+    real_filenames = catalog.rows.filenames
 
     def filenames(after_id: int, limit: int) -> list[tuple[int, str, str]]:
         found = real_filenames(after_id, limit)
         if found:
-            catalog.mark_uploaded(image.id, None)
-            catalog.folder.delete([image.filename])
+            catalog.states.mark_uploaded(image.id, None)
+            catalog._files.delete([image.filename])
             if is_deleted:
-                catalog.delete([catalog.image(image.filename)])
+                catalog.delete([catalog.rows.image(image.filename)])
         return found
 
-    monkeypatch.setattr(catalog, "filenames", filenames)
+    monkeypatch.setattr(catalog.rows, "filenames", filenames)
     run(catalog, config)
     assert "was pending" not in caplog.text
     assert states(catalog) == ({} if is_deleted else {image.filename: "missing"})
@@ -349,11 +349,11 @@ def test_interrupted_captures_fail_but_not_running_ones(
     config: StorageConfig, reopen: Callable[[], Catalog]
 ) -> None:
     catalog = reopen()
-    interrupted = catalog.begin_event("r1", "gpio", NOON)
+    interrupted = catalog.events.begin("r1", "gpio", NOON)
     catalog = reopen()
-    running = catalog.begin_event("r1", "gpio", NOON + timedelta(seconds=1))
+    running = catalog.events.begin("r1", "gpio", NOON + timedelta(seconds=1))
     run(catalog, config)
-    newest, oldest = catalog.events(None, limit=5)
+    newest, oldest = catalog.rows.events(None, limit=5)
     assert (newest.id, newest.state) == (running, "capturing")
     assert (oldest.id, oldest.state, oldest.reason) == (interrupted, "failed", "interrupted")
 
@@ -366,7 +366,7 @@ def test_listed_files_are_taken_in_as_pending(
     names = [f"r1_{EPOCH}.jpg", "Gate 2023-10-31.JPG"]
     for name in (*names, "not listed.jpg"):
         put(catalog, name)
-    (catalog.folder.path / "folder.jpg").mkdir()
+    catalog.rows.path_of("folder.jpg").mkdir()
     listed = [*names, "r1_5.jpg", "gone.jpg", "folder.jpg", ".state", "..", sent.filename]
     config.pending_file.write_text(json.dumps(listed))
     run(catalog, config, uploads_enabled=False)
@@ -394,18 +394,18 @@ def test_a_lost_database_is_rebuilt_with_the_list(
     catalog = reopen()
     images = save_many(catalog, 6)
     for image in images[1:]:
-        catalog.mark_uploaded(image.id, None)
+        catalog.states.mark_uploaded(image.id, None)
     interval_s = 2.0
     export(catalog, config, EPOCH + 3.5 + interval_s + reconcile._CAPTURE_S)
     catalog.close()
     lose_database(config)
     catalog = reopen()
-    assert catalog.rebuilding
+    assert catalog.rows.rebuilding
     run(catalog, config, uploads_enabled=enabled)
     found = states(catalog)
     assert [found[i.filename] for i in images] == ["pending", *["unknown"] * 3, late, late]
-    assert not catalog.rebuilding
-    newest_first = [i.filename for i in catalog.images(ImageFilter(), limit=9)]
+    assert not catalog.rows.rebuilding
+    newest_first = [i.filename for i in catalog.rows.images(ImageFilter(), limit=9)]
     assert newest_first == [i.filename for i in images[::-1]]
 
 
@@ -433,7 +433,7 @@ def test_a_lost_database_without_a_list_leaves_all_unknown(
     catalog = reopen()
     run(catalog, config)
     assert states(catalog) == {i.filename: "unknown" for i in images}
-    assert catalog.due_uploads(NOON + timedelta(days=1), 9) == []
+    assert catalog.rows.due_uploads(NOON + timedelta(days=1), 9) == []
 
 
 def test_the_order_by_id_is_the_order_by_time_after_a_rebuild(
@@ -447,7 +447,7 @@ def test_the_order_by_id_is_the_order_by_time_after_a_rebuild(
     catalog = reopen()
     new = save(catalog, NOON + timedelta(seconds=60))  # before the rebuild has come to the others
     run(catalog, config)
-    found = catalog.images(ImageFilter(), limit=9)
+    found = catalog.rows.images(ImageFilter(), limit=9)
     assert found[0].id == new.id
     times = [image.captured_at for image in found]
     assert times == sorted(times, reverse=True)
@@ -460,7 +460,7 @@ def test_an_interrupted_rebuild_goes_on(
     catalog = reopen()
     images = save_many(catalog, 10)
     for image in images[2:]:
-        catalog.mark_uploaded(image.id, None)
+        catalog.states.mark_uploaded(image.id, None)
     export(catalog, config, EPOCH + 1000)
     catalog.close()
     lose_database(config)
@@ -479,13 +479,13 @@ def test_an_interrupted_rebuild_goes_on(
     with pytest.raises(KeyboardInterrupt):
         run(catalog, config)
     catalog = reopen()
-    assert catalog.rebuilding
+    assert catalog.rows.rebuilding
     assert len(states(catalog)) == 6
     run(catalog, config)
-    assert not catalog.rebuilding
+    assert not catalog.rows.rebuilding
     expected = {i.filename: "pending" if n < 2 else "unknown" for n, i in enumerate(images)}
     assert states(catalog) == expected
-    found = [i.filename for i in catalog.images(ImageFilter(), limit=20)]
+    found = [i.filename for i in catalog.rows.images(ImageFilter(), limit=20)]
     assert found == [i.filename for i in images[::-1]]
 
 
@@ -493,12 +493,13 @@ def test_many_files_and_rows_are_done_in_chunks(
     config: StorageConfig, reopen: Callable[[], Catalog], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reconcile, "_CHUNK", 2)
+    monkeypatch.setattr(catalog_reader, "_FILES_AT_ONCE", 2)
     catalog = reopen()
     saved = save_many(catalog, 5)
     for image in saved[::2]:
-        (catalog.folder.path / image.filename).unlink()
+        catalog.rows.path_of(image.filename).unlink()
     for number in range(5):
         put(catalog, f"r2_{EPOCH + number}.jpg")
     run(catalog, config)
-    by_state = catalog.totals().by_state
+    by_state = catalog.rows.totals().by_state
     assert (by_state["missing"], by_state["pending"]) == (3, 7)

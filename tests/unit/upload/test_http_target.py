@@ -20,7 +20,7 @@ from upload.outcomes import Deferred, Misconfigured, Outcome
 
 @pytest.fixture
 def image(tmp_path: Path) -> Image:
-    catalog = Catalog(storage_config(tmp_path))
+    catalog = Catalog.open_owner(storage_config(tmp_path))
     image = save(catalog)
     catalog.close()
     return image

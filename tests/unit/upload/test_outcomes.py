@@ -28,7 +28,7 @@ from upload.outcomes import (
 
 @pytest.fixture
 def image(tmp_path: Path) -> Image:
-    catalog = Catalog(storage_config(tmp_path))
+    catalog = Catalog.open_owner(storage_config(tmp_path))
     image = save(catalog)
     catalog.close()
     return image

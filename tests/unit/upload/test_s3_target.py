@@ -86,7 +86,7 @@ def target(script: Script) -> Iterator[S3Target]:
 
 @pytest.fixture
 def image(tmp_path: Path) -> Image:
-    catalog = Catalog(storage_config(tmp_path))
+    catalog = Catalog.open_owner(storage_config(tmp_path))
     image = save(catalog)
     catalog.close()
     return image

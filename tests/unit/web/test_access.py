@@ -26,7 +26,7 @@ MakeClient = Callable[..., FlaskClient]
 
 @pytest.fixture
 def make_client(tmp_path: Path) -> Iterator[MakeClient]:
-    catalog = Catalog(storage_config(tmp_path))
+    catalog = Catalog.open_owner(storage_config(tmp_path))
 
     def make(password: str | None = GOOD, *, proxies: tuple[str, ...] = ()) -> FlaskClient:
         passwords = Passwords(tmp_path / ".env", {})
@@ -310,7 +310,7 @@ def test_a_password_from_the_environment_is_not_changed_here(
 ) -> None:
     make_client()
     line = (tmp_path / ".env").read_text().split("ADMIN_PASSWORD_HASH=")[-1].splitlines()[0]
-    catalog = Catalog(storage_config(tmp_path / "other"))
+    catalog = Catalog.open_owner(storage_config(tmp_path / "other"))
     passwords = Passwords(tmp_path / "none", {"ADMIN_PASSWORD_HASH": line.strip("'")})
     app = make_app(catalog, tmp_path / "state", auth_enabled=True, passwords=passwords)
     client = app.test_client()
@@ -358,7 +358,7 @@ def test_a_wrong_token_opens_nothing(make_client: MakeClient, header: str) -> No
 
 
 def test_without_a_configured_token_an_empty_one_opens_nothing(tmp_path: Path) -> None:
-    catalog = Catalog(storage_config(tmp_path))
+    catalog = Catalog.open_owner(storage_config(tmp_path))
     client = make_app(catalog, tmp_path, auth_enabled=True).test_client()
     assert client.get("/api/status", headers={"Authorization": "Bearer "}).status_code == 401
     catalog.close()
@@ -368,7 +368,7 @@ def test_without_a_configured_token_an_empty_one_opens_nothing(tmp_path: Path) -
 
 
 def test_without_authentication_browsers_need_the_token_and_curl_does_not(tmp_path: Path) -> None:
-    catalog = Catalog(storage_config(tmp_path))
+    catalog = Catalog.open_owner(storage_config(tmp_path))
     client = make_app(catalog, tmp_path).test_client()
     session = client.get("/api/session").get_json()
     assert (session["authenticated"], session["auth_enabled"]) == (True, False)
