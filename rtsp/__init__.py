@@ -1,1 +1,5 @@
-"""The wire: how a camera is asked, and how its packets become pictures."""
+"""The wire: how a camera is asked, and how its packets become pictures.
+
+Others use: `session.RtspSession`, `errors`, `rtp.CodedPicture`, `camera_clock.CameraClock`,
+`nal_units`.
+"""

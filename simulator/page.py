@@ -23,21 +23,8 @@ def create_page(faults: Faults, receiver: UploadReceiver) -> Flask:
     """Build the Flask application of the page."""
     app = Flask(__name__)
 
-    @app.before_request
-    def refuse_foreign_pages() -> None:
-        """Let only this computer's own page press the buttons."""
-        if urlsplit(f"//{request.host}").hostname not in _LOCAL:
-            abort(403)
-        origin = request.headers.get("Origin")
-        if request.method == "POST" and origin != f"http://{request.host}":
-            abort(403)
-
-    @app.after_request
-    def add_headers(response: Response) -> Response:
-        response.headers["Content-Security-Policy"] = _CSP
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["Referrer-Policy"] = "same-origin"
-        return response
+    app.before_request(_refuse_foreign_pages)
+    app.after_request(_add_headers)
 
     @app.get("/")
     def index() -> str:
@@ -68,3 +55,19 @@ def create_page(faults: Faults, receiver: UploadReceiver) -> Flask:
         return send_file(path, mimetype="image/jpeg")
 
     return app
+
+
+def _refuse_foreign_pages() -> None:
+    """Let only this computer's own page press the buttons."""
+    if urlsplit(f"//{request.host}").hostname not in _LOCAL:
+        abort(403)
+    origin = request.headers.get("Origin")
+    if request.method == "POST" and origin != f"http://{request.host}":
+        abort(403)
+
+
+def _add_headers(response: Response) -> Response:
+    response.headers["Content-Security-Policy"] = _CSP
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Referrer-Policy"] = "same-origin"
+    return response

@@ -1,4 +1,4 @@
 """What is wrong, in words.
 
-Others use: `document` (`SystemStatus`), `alarms` (`Alert`).
+Others use: `document.SystemStatus`.
 """

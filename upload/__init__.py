@@ -1,4 +1,5 @@
-"""What a server's answer means.
+"""What a server's answer means, and when to try again.
 
-Others use: `outcomes`, `http_target`, `s3_target`, `line`, `claims`, `pacing`, `progress`.
+Others use: `outcomes`, `http_target`, `s3_target.S3Target`, `line.Line`, `claims.Claims`, `pacing`,
+`progress`.
 """

@@ -7,6 +7,7 @@ arrows run between them, and that nobody reaches past a folder's face into its i
 from __future__ import annotations
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
@@ -132,6 +133,23 @@ def rooms_used() -> dict[str, set[str]]:
     return used
 
 
+def face(folder: str) -> set[str]:
+    """Return what a folder's docstring names: modules, or single names of them."""
+    words = ast.get_docstring(tree(folder)) or ""
+    return set(re.findall(r"`([\w.]+)`", words.partition("Others use:")[2]))
+
+
+def used_from_outside(folder: str) -> set[tuple[str, str]]:
+    """Return (module, name) of what other rooms import of a folder, inside it."""
+    return {
+        (used.partition(".")[2], name)
+        for module in PATHS
+        if room(module) != folder
+        for used, name in imported(module)
+        if room(used) == folder and used in PATHS
+    }
+
+
 def circle_in(arrows: dict[str, set[str]]) -> dict[str, set[str]]:
     """Return what is left when everything that uses nothing left is taken away, again and again."""
     left = dict(arrows)
@@ -145,6 +163,22 @@ def test_arrows_between_rooms_are_the_planned_ones() -> None:
     assert {one: used for one, used in rooms_used().items() if used} == ARROWS
 
 
+@pytest.mark.parametrize("folder", [folder for folder in FOLDERS if folder != "runtime"])
+def test_others_use_no_more_of_a_folder_than_its_face(folder: str) -> None:
+    shown = face(folder)
+    used = used_from_outside(folder)
+    behind = {
+        f"{module}.{name}" for module, name in used if not {module, f"{module}.{name}"} & shown
+    }
+    assert behind == set()
+    unused = shown - {module for module, _ in used} - {f"{m}.{name}" for m, name in used}
+    assert unused == set(), "the face shows what nobody outside uses"
+
+
+def test_the_runtime_knows_no_other_room() -> None:
+    assert rooms_used()["runtime"] == set()
+
+
 def test_the_plan_is_small() -> None:
     rooms = rooms_used()
     assert len(rooms) <= MOST_ROOMS
@@ -154,6 +188,18 @@ def test_the_plan_is_small() -> None:
 def test_there_is_no_circle() -> None:
     assert circle_in(rooms_used()) == {}
     assert circle_in({module: modules_used(module) for module in PATHS}) == {}
+
+
+def test_no_module_and_no_function_is_long() -> None:
+    lines = {m: len(path.read_text(encoding="utf-8").splitlines()) for m, path in PATHS.items()}
+    assert {module: n for module, n in lines.items() if n > MOST_LINES} == {}
+    functions = {
+        f"{module}.{node.name}": (node.end_lineno or 0) - node.lineno + 1
+        for module in PATHS
+        for node in ast.walk(tree(module))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert {name: n for name, n in functions.items() if n > LONGEST_FUNCTION} == {}
 
 
 @pytest.mark.parametrize("package", sorted(PACKAGE_OWNERS))
