@@ -104,8 +104,16 @@ def visit(
         storage_state=cookies,
         java_script_enabled=scripts,
     ) as context:
+        context.set_default_timeout(60_000)
         watch = Watch(context, site.url.removeprefix("http://"))
         yield Visitor(context.new_page(), watch, site.url)
+
+
+def wait_until_opened(page: Page) -> None:
+    """Wait until the photo viewer's opening animation has ended."""
+    page.wait_for_function(
+        "() => { const opener = window.pswp?.opener; return opener?.isOpen && !opener.isOpening; }"
+    )
 
 
 @pytest.fixture
@@ -209,7 +217,7 @@ def test_the_gallery_filters_and_opens_photos(visitor: Visitor) -> None:
     viewer = page.get_by_role("dialog", name="Photo viewer")
     expect(viewer).to_be_visible()
     expect(viewer).to_contain_text("Entry")
-    page.wait_for_timeout(600)  # the opening is animated; keys count after it
+    wait_until_opened(page)  # keys count only then
     download = viewer.get_by_role("link", name="Download")
     assert name in str(download.get_attribute("href"))
     with page.expect_download() as found:
@@ -324,7 +332,7 @@ def test_pages_are_accessible_and_fit(
         page = visitor.open("/photos")
         page.locator("#gallery a.photo").first.click()
         expect(page.get_by_role("dialog")).to_be_visible()
-        page.wait_for_timeout(600)  # the opening is animated
+        wait_until_opened(page)
         found = Axe().run(page)
         assert found.violations_count == 0, found.generate_report()
         page.context.clear_cookies()

@@ -16,7 +16,7 @@ from config import S3Config, UploadConfig
 from store.catalog import Catalog
 from store.rows import Image
 from tests.rigs import s3 as rig
-from tests.rigs.daemon import DaemonProcess, free_port, free_ports
+from tests.rigs.daemon import PATIENCE_S, DaemonProcess, free_port, free_ports
 from tests.rigs.gates import gates
 from tests.rigs.s3 import BUCKET, KEY, SECRET, WRITER_KEY, Store, store
 from tests.rigs.stores import JPEG, NOON, save, storage_config, upload_config
@@ -44,7 +44,8 @@ def catalog(tmp_path: Path) -> Iterator[Catalog]:
 
 def settings(server_url: str, **changes: object) -> UploadConfig:
     s3 = S3Config(endpoint_url=server_url, access_key_id=KEY, secret_access_key=SECRET)
-    return upload_config(f"s3://{BUCKET}/anpr", s3=replace(s3, **changes))  # type: ignore[arg-type]
+    s3 = replace(s3, **changes)  # type: ignore[arg-type]
+    return upload_config(f"s3://{BUCKET}/anpr", s3=s3, timeout_s=PATIENCE_S)
 
 
 @pytest.fixture
@@ -212,9 +213,7 @@ def test_the_daemon_delivers_when_the_store_comes(tmp_path: Path) -> None:
             status = daemon.get("/api/status")["upload"]
             assert (status["pending"], status["online"]) == (2, False)
             with store("seaweedfs", tmp_path / "store", port) as server:
-                daemon.wait_until(
-                    "uploaded", lambda: len(daemon.images_of(state="uploaded")) == 2, 60
-                )
+                daemon.wait_until("uploaded", lambda: len(daemon.images_of(state="uploaded")) == 2)
                 found = server.names()
                 assert [name.rpartition("/")[2] for name in found] == sorted(names)
                 for name in found:

@@ -128,7 +128,7 @@ def _end(process: subprocess.Popen[bytes], running: Store) -> None:
 
 
 def _reach(port: int) -> Store:
-    connections = PoolManager(retries=False, timeout=5)
+    connections = PoolManager(retries=False, timeout=30)
     client = Minio(
         f"127.0.0.1:{port}",
         access_key=_OWNER["accessKey"],
