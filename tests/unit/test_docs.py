@@ -20,6 +20,7 @@ from tests.rigs.stores import save, storage_config
 
 ROOT = Path(__file__).parents[2]
 STORAGE = (ROOT / "docs" / "storage.md").read_text(encoding="utf-8")
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 NAMED_TESTS = sorted(set(re.findall(r"`(?:(\w+)/)?(test_\w+\.py)::(\w+)`", STORAGE)))
 
@@ -99,3 +100,26 @@ def test_every_command_that_the_readme_names_is_one(capsys: pytest.CaptureFixtur
     assert len(used) > 5
     assert used - known == set()
     assert {"--verify", "--export", "--rebuild", "--requeue-unknown"} <= used
+
+
+def sources() -> Iterator[ast.Module]:
+    for path in (*ROOT.glob("*.py"), *ROOT.glob("*/*.py")):
+        yield ast.parse(path.read_text(encoding="utf-8"))
+
+
+def test_what_the_floor_plan_names_exists() -> None:
+    files = set(re.findall(r"`((?:[a-z_0-9]+/)*[a-z_0-9]+\.py)`", ARCHITECTURE))
+    assert len(files) > 20
+    assert {file for file in files if not (ROOT / file).is_file()} == set()
+    methods = {
+        f"{node.name}.{method.name}"
+        for tree in sources()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+        for method in node.body
+        if isinstance(method, ast.FunctionDef)
+    }
+    named = set(re.findall(r"`(_?[A-Z]\w+\.[a-z_]\w+)`", ARCHITECTURE))
+    assert len(named) > 15
+    assert named - methods == set()
+    assert len(ARCHITECTURE.splitlines()) <= 250
