@@ -76,9 +76,9 @@ def as_owner(storage: StorageConfig, *, anew: bool = False) -> OpenStore:
         LockedError: another process holds it.
         StorageError: the folders can't be written to.
     """
-    files, thumbnails, lock = _parts(storage)
-    _create_folders(storage, files, thumbnails)
+    _create_folders(storage)
     path = storage.state_dir / CATALOG_NAME
+    lock = FolderLock(storage.state_dir / "lock")
     former = None
     with _giving_back(lock, storage):
         if not lock.acquire():
@@ -93,10 +93,7 @@ def as_owner(storage: StorageConfig, *, anew: bool = False) -> OpenStore:
             former = _set_aside(path, "damaged")
             _log.error("the catalog is damaged (%s); kept as %s, rebuilding", error, former.name)
             database = Database(path)
-        _note_lost_rows(database, files)
-    return OpenStore(
-        database, files, thumbnails, lock, former if former and former.exists() else None
-    )
+        return _opened(storage, database, lock, former if former and former.exists() else None)
 
 
 def beside_owner(storage: StorageConfig) -> OpenStore:
@@ -105,9 +102,8 @@ def beside_owner(storage: StorageConfig) -> OpenStore:
     Raises:
         StorageError: the folders can't be written to, or the owner has to repair the database.
     """
-    files, thumbnails, lock = _parts(storage)
-    _create_folders(storage, files, thumbnails)
-    return OpenStore(_open_sound(storage, files), files, thumbnails, lock)
+    _create_folders(storage)
+    return _open_sound(storage)
 
 
 def to_read(storage: StorageConfig) -> OpenStore:
@@ -118,8 +114,7 @@ def to_read(storage: StorageConfig) -> OpenStore:
     """
     if not (storage.state_dir / CATALOG_NAME).exists():
         raise StorageError(f"there is no catalog in {storage.state_dir}: start the daemon first")
-    files, thumbnails, lock = _parts(storage)
-    return OpenStore(_open_sound(storage, files), files, thumbnails, lock)
+    return _open_sound(storage)
 
 
 def owner_of(storage: StorageConfig) -> str | None:
@@ -134,14 +129,10 @@ def owner_of(storage: StorageConfig) -> str | None:
     return None
 
 
-def _parts(storage: StorageConfig) -> tuple[ImageFolder, Thumbnails, FolderLock]:
+def _create_folders(storage: StorageConfig) -> None:
     thumbnails = Thumbnails(storage.state_dir / "thumbnails")
-    return ImageFolder(storage.image_dir), thumbnails, FolderLock(storage.state_dir / "lock")
-
-
-def _create_folders(storage: StorageConfig, files: ImageFolder, thumbnails: Thumbnails) -> None:
     thumbnails.make_room_to_open()
-    files.create()
+    ImageFolder(storage.image_dir).create()
     ImageFolder(storage.state_dir).create()
     try:
         storage.state_dir.chmod(0o700)
@@ -167,18 +158,25 @@ def _giving_back(lock: FolderLock, storage: StorageConfig) -> Iterator[None]:
         raise
 
 
-def _open_sound(storage: StorageConfig, files: ImageFolder) -> Database:
+def _open_sound(storage: StorageConfig) -> OpenStore:
     """Open a database that only its owner may set aside."""
-    try:
-        database = Database(storage.state_dir / CATALOG_NAME)
-        _note_lost_rows(database, files)
-    except DamagedError as error:
-        raise StorageError(
-            f"the catalog is damaged ({error}): start the daemon, which rebuilds it"
-        ) from error
-    except OSError as error:
-        raise StorageError.of(error, f"cannot use {storage.state_dir}") from error
-    return database
+    lock = FolderLock(storage.state_dir / "lock")
+    with _giving_back(lock, storage):
+        try:
+            database = Database(storage.state_dir / CATALOG_NAME)
+        except DamagedError as error:
+            raise StorageError(
+                f"the catalog is damaged ({error}): start the daemon, which rebuilds it"
+            ) from error
+        return _opened(storage, database, lock)
+
+
+def _opened(
+    storage: StorageConfig, database: Database, lock: FolderLock, former: Path | None = None
+) -> OpenStore:
+    files = ImageFolder(storage.image_dir)
+    _note_lost_rows(database, files)
+    return OpenStore(database, files, Thumbnails(storage.state_dir / "thumbnails"), lock, former)
 
 
 def _note_lost_rows(database: Database, files: ImageFolder) -> None:

@@ -746,6 +746,43 @@ def test_a_second_owner_is_refused(tmp_path: Path) -> None:
     Catalog.open_owner(config).close()
 
 
+def test_the_owner_is_named_to_those_beside_it(tmp_path: Path) -> None:
+    config = storage_config(tmp_path)
+    assert Catalog.owner_of(config) is None
+    assert not config.image_dir.exists()  # asking makes nothing
+    owner = Catalog.open_owner(config)
+    assert Catalog.owner_of(config) == str(os.getpid())
+    owner.close()
+    assert Catalog.owner_of(config) is None
+    Catalog.open_owner(config).close()  # asking keeps nobody out
+
+
+def test_reading_needs_a_catalog_and_makes_none(tmp_path: Path) -> None:
+    config = storage_config(tmp_path)
+    with pytest.raises(StorageError, match="no catalog"):
+        Catalog.open_to_read(config)
+    assert list(tmp_path.iterdir()) == []
+    owner = Catalog.open_owner(config)
+    image = save(owner)
+    reader = Catalog.open_to_read(config)
+    assert reader.rows.image(image.filename) == image
+    reader.close()
+    owner.close()
+
+
+def test_a_catalog_made_anew_keeps_the_former_one(tmp_path: Path) -> None:
+    config = storage_config(tmp_path)
+    catalog = Catalog.open_anew(config)
+    assert (catalog.former, catalog.rows.rebuilding) == (None, False)
+    save(catalog)
+    catalog.close()
+    catalog = Catalog.open_anew(config)
+    [kept] = config.state_dir.glob("catalog.sqlite3.replaced-*")
+    assert (catalog.former, catalog.rows.rebuilding) == (kept, True)
+    assert catalog.rows.totals().images == 0
+    catalog.close()
+
+
 def test_a_newer_database_is_left_alone(tmp_path: Path) -> None:
     config = storage_config(tmp_path)
     Catalog.open_owner(config).close()

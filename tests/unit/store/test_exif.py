@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from PIL.ExifTags import IFD, Base
 
 from camera.decoder import decode_jpeg
-from store.exif import Facts, event_in, with_exif
+from store.exif import Facts, event_in, event_in_file, with_exif
 from store.image_files import jpeg_size
 
 EDGE = datetime(2026, 1, 2, 3, 4, 5, 123456, UTC)
@@ -104,3 +105,11 @@ def test_pictures_of_others_tell_no_event() -> None:
     assert event_in(b"") is None
     whole = with_exif(picture(), facts())
     assert [n for n in range(4, 200) if event_in(whole[:n]) not in (None, (7, EDGE))] == []
+
+
+def test_a_file_tells_its_event_unless_it_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "r1_5.jpg"
+    assert event_in_file(path) is None
+    path.write_bytes(with_exif(picture(), facts()) + b"\0" * 100_000)
+    assert event_in_file(path) == (7, EDGE)
+    assert event_in_file(tmp_path) is None  # a folder

@@ -13,7 +13,6 @@ import pytest
 from store import image_files
 from store.errors import StorageError
 from store.image_files import ImageFolder, jpeg_size
-from store.rows import parse_name
 from tests.rigs.stores import JPEG
 
 
@@ -211,29 +210,6 @@ def test_sweep_removes_only_what_was_left_behind(folder: ImageFolder) -> None:
     swept = folder.sweep({"r2_200.jpg"}.__contains__)
     assert swept == 1
     assert content(folder) == [".r2_200.jpg.tmp", ".state", "notes.tmp", "r1_50.jpg"]
-
-
-@pytest.mark.parametrize(
-    ("name", "parsed"),
-    [
-        ("r1_1698765432.jpg", ("r1", 1698765432)),
-        ("r1_1698765432_2.jpg", ("r1", 1698765432)),
-        ("r1_1698765432_b3.jpg", ("r1", 1698765432)),
-        ("r1_1698765432_2_b3.jpg", ("r1", 1698765432)),
-        ("gate-north_0.jpg", ("gate-north", 0)),
-        ("r1_1698765432.jpeg", None),
-        ("R1_1698765432.jpg", None),
-        ("r1_1698765432.jpg\n", None),
-        ("r1_١٢٣.jpg", None),
-        (".r1_1698765432.jpg.tmp", None),
-        ("r1_.jpg", None),
-        ("../r1_1.jpg", None),
-        ("a" * 17 + "_1.jpg", None),
-        ("", None),
-    ],
-)
-def test_names_tell_camera_and_second(name: str, parsed: tuple[str, int] | None) -> None:
-    assert parse_name(name) == parsed
 
 
 def test_a_scan_sees_only_image_files(folder: ImageFolder) -> None:
