@@ -12,10 +12,9 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime, timedelta
-from datetime import time as clock_time
+from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, TypeVar
@@ -28,11 +27,11 @@ from runtime.durable_file import sync_folder
 from store.catalog import Catalog
 from store.catalog_reader import CatalogReader
 from store.errors import StorageError
-from store.image_files import FoundFile
+from store.image_files import FoundFile, ImageFolder
 from store.opening import CATALOG_NAME
 from store.pending_file import PendingExporter
 from store.reconcile import Reconciler
-from store.rows import Image, ImageFilter, Totals, iso
+from store.rows import Image, ImageFilter, Totals, day_bounds, iso
 
 _CHUNK: Final = 500
 _ROOM_LEFT_BYTES: Final = 100_000_000
@@ -48,7 +47,7 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True)
 class Finding:
-    """One picture that is not as the catalog has it."""
+    """One picture that differs from its row, or can't be read."""
 
     filename: str
     problem: str
@@ -56,9 +55,9 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verified:
-    """What a verification saw.
+    """The result of a verification.
 
-    `by_size` are pictures without a checksum, `unlisted` files without a row.
+    `by_size` counts pictures without a checksum, `unlisted` files without a row.
     """
 
     checked: int
@@ -69,7 +68,7 @@ class Verified:
 
 @dataclass(frozen=True)
 class Exported:
-    """How many pictures a zip file holds, and which are not in it."""
+    """How many pictures a zip file holds, and which could not be read."""
 
     photos: int
     left_out: list[Finding]
@@ -85,8 +84,9 @@ def reading(storage: StorageConfig) -> Iterator[CatalogReader]:
     if not storage.image_dir.is_dir():
         raise StorageError(f"there is no folder {storage.image_dir}: is its disk mounted?")
     with ExitStack() as stack:
-        if (storage.state_dir / CATALOG_NAME).exists() and _is_read_only(storage.state_dir):
-            # SQLite has to write to read what a crash left in the journal.
+        exists = (storage.state_dir / CATALOG_NAME).exists()
+        if exists and ImageFolder(storage.state_dir).is_read_only():
+            # To read what a crash left in the journal, SQLite has to write.
             copies = Path(stack.enter_context(TemporaryDirectory(prefix="catalog-")))
             try:
                 for found in storage.state_dir.glob(f"{CATALOG_NAME}*"):
@@ -95,9 +95,7 @@ def reading(storage: StorageConfig) -> Iterator[CatalogReader]:
             except OSError as error:
                 raise StorageError.of(error, f"cannot copy {storage.state_dir}") from error
             storage = replace(storage, state_dir=copies)
-        catalog = Catalog.open_to_read(storage)
-        stack.callback(catalog.close)
-        yield catalog.rows
+        yield stack.enter_context(closing(Catalog.open_to_read(storage))).rows
 
 
 def verify(rows: CatalogReader) -> Verified:
@@ -115,7 +113,7 @@ def verify(rows: CatalogReader) -> Verified:
 
 
 def _confirmed(rows: CatalogReader, suspects: list[Image]) -> list[Finding]:
-    """Look again at what seemed wrong: a cleanup may be about to delete the rows."""
+    """Look again at images that seemed wrong: a cleanup may be about to delete their rows."""
     pause = threading.Event()
     for look in range(_LOOKS):
         if look and suspects:
@@ -146,16 +144,15 @@ def _problem(rows: CatalogReader, image: Image) -> str | None:
 def export_day(
     rows: CatalogReader, day: date, zone: ZoneInfo, target: Path, camera_labels: dict[str, str]
 ) -> Exported:
-    """Write the pictures of a day and their index to a new zip file.
+    """Write the pictures of a day in `zone`, and their index, to a new zip file.
 
     No file is written for a day without pictures.
 
     Raises:
-        FileExistsError: `target` is there already.
+        FileExistsError: `target` exists.
         StorageError: it can't be written.
     """
-    since = datetime.combine(day, clock_time(), zone)
-    until = datetime.combine(day + timedelta(days=1), clock_time(), zone)
+    since, until = day_bounds(day, zone)
     images = [*_images(rows, ImageFilter(since=since, until=until))][::-1]
     if not images:
         return Exported(0, [])
@@ -215,8 +212,7 @@ def _write_zip(
 
 def _entry(image: Image, zone: ZoneInfo) -> zipfile.ZipInfo:
     local = image.captured_at.astimezone(zone)
-    first, last = _ZIP_YEARS
-    year = min(max(local.year, first), last)
+    year = min(max(local.year, _ZIP_YEARS[0]), _ZIP_YEARS[1])
     stamp = (year, local.month, local.day, local.hour, local.minute, local.second)
     entry = zipfile.ZipInfo(image.filename, stamp)
     entry.external_attr = 0o644 << 16
@@ -224,7 +220,7 @@ def _entry(image: Image, zone: ZoneInfo) -> zipfile.ZipInfo:
 
 
 def _row(image: Image, zone: ZoneInfo, labels: dict[str, str]) -> dict[str, object]:
-    """Return what the index says of a picture, by column."""
+    """Return a picture's row of the index, by column."""
     local = image.captured_at.astimezone(zone)
     row = {
         "filename": image.filename,
@@ -247,26 +243,25 @@ def _row(image: Image, zone: ZoneInfo, labels: dict[str, str]) -> dict[str, obje
 
 
 def _cell(value: object) -> object:
-    """Keep a table program from taking text for a formula."""
+    """Keep a spreadsheet from taking text for a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def rebuild(storage: StorageConfig, *, uploads_enabled: bool) -> tuple[Totals, Path | None]:
     """Make the catalog anew from the files and the pending list.
 
-    Returns its totals, and where the former one was put.
+    Returns its totals, and the path of the former catalog.
 
     Raises:
         LockedError: a daemon works on the folder.
         StorageError: it can't be written.
     """
-    catalog = Catalog.open_anew(storage)
-    try:
+    with closing(Catalog.open_anew(storage)) as catalog:
         reconciler = Reconciler(
             catalog,
             storage,
             uploads_enabled=uploads_enabled,
-            on_done=_nothing,
+            on_done=lambda: None,
             watch=lambda files: _progress(files, len(files), "rebuilding"),
         )
         reconciler.step()
@@ -274,16 +269,6 @@ def rebuild(storage: StorageConfig, *, uploads_enabled: bool) -> tuple[Totals, P
         exporter.allow()
         exporter.export()
         return catalog.rows.totals(), catalog.former
-    finally:
-        catalog.close()
-
-
-def _nothing() -> None:
-    """Nobody waits for the end of a rebuild by hand."""
-
-
-def _is_read_only(folder: Path) -> bool:
-    return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
 
 
 def _images(rows: CatalogReader, which: ImageFilter) -> Iterator[Image]:

@@ -22,7 +22,7 @@ from store.errors import StorageError, UnrecordedError
 from store.events import Events
 from store.image_files import FoundFile
 from store.image_states import ImageStates
-from store.late_writes import LateWrites, Statement
+from store.late_writes import LateWrites
 from store.opening import OpenStore
 from store.orphan_rows import adopt, next_rebuilt_id
 from store.rows import AdoptedFile, Image, Shot, image_of, join_flags
@@ -30,6 +30,16 @@ from store.rows import AdoptedFile, Image, Shot, image_of, join_flags
 _log = logging.getLogger(__name__)
 
 _SLOW_SAVE_S: Final = 2.0  # for a picture; a good card takes a tenth of a second
+# The time is the event's present one, which may have been corrected since the event was read. A row
+# that another process has made of the file stays as it is.
+_INSERT: Final = (
+    "INSERT INTO images (event_id, filename, camera, source, edge_us, clock_trusted,"
+    " offset_ms, flags, width, height, size_bytes, sha256, state)"
+    " VALUES (?, ?, ?, ?, coalesce((SELECT edge_us FROM events WHERE id = ?), ?),"
+    " NOT EXISTS (SELECT 1 FROM uncorrected WHERE event_id = ?),"
+    " ?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (filename) DO UPDATE SET filename = excluded.filename RETURNING *"
+)
 
 
 class Catalog:
@@ -39,7 +49,7 @@ class Catalog:
     """
 
     def __init__(self, store: OpenStore, boot: str | None = None) -> None:
-        """Work on what is open; `boot` tells runs of the machine apart."""
+        """Work on an opened store; `boot` identifies the machine's present run."""
         database, files, thumbnails = store.database, store.files, store.thumbnails
         self._db = database
         self._files = files
@@ -47,14 +57,14 @@ class Catalog:
         self._lock = store.lock
         self._writes = LateWrites(database)
         self.rows = CatalogReader(database, files, thumbnails, self._writes.states)
-        """All questions, for those who only ask."""
+        """All questions to the catalog."""
         self.events = Events(database, self._writes, boot or boot_id())
-        """What becomes of edges."""
+        """The life of accepted edges."""
         self._deletions = Deletions(database, self._writes, self.rows, files, thumbnails)
         self.states = ImageStates(database, self._writes, self._deletions.lock)
-        """What becomes of saved images."""
+        """The life of saved images."""
         self.former = store.former
-        """Where the database was put that was set aside."""
+        """The database that was set aside at the opening, when there was one."""
         self._last_save_s = 0.0
         self._being_saved: dict[tuple[int, int], str] = {}
         """File names without a row yet, by event and number in its burst."""
@@ -76,7 +86,7 @@ class Catalog:
 
     @classmethod
     def open_beside(cls, storage: StorageConfig) -> Self:
-        """Open or create the catalog beside its owner, if there is one.
+        """Open or create the catalog, whether or not another process owns it.
 
         Raises:
             StorageError: the folders can't be written to, or the owner has to repair it.
@@ -98,7 +108,7 @@ class Catalog:
         return opening.owner_of(storage)
 
     def close(self) -> None:
-        """Close the database and give the folder back."""
+        """Close the database and release the folder."""
         with suppress(StorageError):
             self.record_unrecorded()
         self._db.close()
@@ -128,15 +138,19 @@ class Catalog:
 
     @property
     def pending_version(self) -> int:
-        """Return what grows with every change of what is pending."""
+        """Return a number that grows with every change of the pending images."""
         return self._writes.pending_version
 
     def record_unrecorded(self) -> None:
-        """Write what could not be written before; called again until it works."""
+        """Write the outcomes that wait in memory.
+
+        Raises:
+            StorageError: the rest still waits.
+        """
         self._writes.record()
 
     def check_writing(self) -> None:
-        """Try whether writing works again, or no longer, without wearing out a card that is well.
+        """Try to write if the last attempt failed or the file system has become read-only.
 
         Raises:
             StorageError: it does not work.
@@ -181,7 +195,7 @@ class Catalog:
             name = self._files.write(stem, shot.jpeg, partial(self._claim, picture), burst)
             image = self._insert(event, name, shot, state)
         except UnrecordedError:
-            raise  # the file stays this event's until the row is there
+            raise  # the name stays taken until the row is there
         except BaseException:
             self._being_saved.pop(picture, None)
             raise
@@ -194,85 +208,13 @@ class Catalog:
         return image
 
     def _claim(self, picture: tuple[int, int], name: str) -> bool:
-        """Take a name for a picture before there is any file of it, unless a row has the name."""
+        """Claim a name for a picture before its file exists; refuse one that has a row."""
         self._being_saved[picture] = name
         return not self.rows.has_row(name)
 
     def _insert(self, event: Mapping[str, Any], name: str, shot: Shot, state: str) -> Image:
         """Commit a picture's row and the end of its event."""
-        insert = _insertion(event, name, shot, state)
-        end = ("UPDATE events SET state = 'saved', reason = NULL WHERE id = ?", (event["id"],))
-        try:
-            [row] = self._writes.commit([insert, end])
-        except StorageError as error:
-            self._writes.keep([insert, end])
-            raise UnrecordedError(str(error), full=error.full) from error
-        return image_of(row)
-
-    def is_being_saved(self, filename: str) -> bool:
-        """Tell whether a file is of a capture of this run whose row is not committed yet."""
-        return filename in list(self._being_saved.values())
-
-    def read(self, filename: str) -> bytes:
-        """Return an image file's bytes. Raises `FileNotFoundError` and other `OSError`."""
-        return self._files.read(filename)
-
-    def delete(self, images: Iterable[Image]) -> list[Image]:
-        """Delete images that are still in the state they were seen in; return which that were.
-
-        What fails midway is ended by `finish_deleting`.
-
-        Raises:
-            StorageError: also when not one of the files could be removed.
-        """
-        return self._deletions.delete(images)
-
-    def finish_deleting(self) -> None:
-        """End deletions that failed midway: no row is to stay whose file has gone."""
-        self._deletions.finish()
-
-    # Reconciling; only for the owner, see reconcile.py.
-
-    def sweep(self) -> int:
-        """Remove what interrupted writes of earlier runs left behind; return how many files."""
-        return self._files.sweep(self.is_being_saved)
-
-    def orphans(self) -> Iterator[FoundFile]:
-        """Yield image files without a row that no capture of this run is saving."""
-        return self.rows.files_without_row(lambda file: not self.is_being_saved(file.name))
-
-    def adopt(self, files: Sequence[AdoptedFile]) -> int:
-        """Make rows for files without one; return how many were new."""
-        adopted = 0
-        with self._db.transaction() as sql:
-            next_id = next_rebuilt_id(sql)
-            for file in files:
-                if adopt(sql, file, next_id, self.events.last_earlier_id):
-                    adopted += 1
-                    next_id = None if next_id is None else next_id + 1
-        self._writes.pending_changed()
-        return adopted
-
-    def end_rebuilding(self) -> None:
-        """Note that every file has its row again."""
-        with self._db.transaction() as sql:
-            sql.execute("DELETE FROM meta WHERE key = 'rebuilding'")
-
-
-def _insertion(event: Mapping[str, Any], name: str, shot: Shot, state: str) -> Statement:
-    """Return what makes a picture's row and gives it back.
-
-    With the event's time as it is by then, since it may be corrected meanwhile. A row that another
-    process made of the file meanwhile stays as it is.
-    """
-    return (
-        "INSERT INTO images (event_id, filename, camera, source, edge_us, clock_trusted,"
-        " offset_ms, flags, width, height, size_bytes, sha256, state)"
-        " VALUES (?, ?, ?, ?, coalesce((SELECT edge_us FROM events WHERE id = ?), ?),"
-        " NOT EXISTS (SELECT 1 FROM uncorrected WHERE event_id = ?),"
-        " ?, ?, ?, ?, ?, ?, ?)"
-        " ON CONFLICT (filename) DO UPDATE SET filename = excluded.filename RETURNING *",
-        (
+        values = (
             event["id"],
             name,
             event["camera"],
@@ -287,5 +229,61 @@ def _insertion(event: Mapping[str, Any], name: str, shot: Shot, state: str) -> S
             len(shot.jpeg),
             hashlib.sha256(shot.jpeg).hexdigest(),
             state,
-        ),
-    )
+        )
+        insert = (_INSERT, values)
+        end = ("UPDATE events SET state = 'saved', reason = NULL WHERE id = ?", (event["id"],))
+        try:
+            [row] = self._writes.commit([insert, end])
+        except StorageError as error:
+            self._writes.keep([insert, end])
+            raise UnrecordedError(str(error), full=error.full) from error
+        return image_of(row)
+
+    def is_being_saved(self, filename: str) -> bool:
+        """Tell whether a capture of this run saves the file and has not committed its row."""
+        return filename in list(self._being_saved.values())
+
+    def read(self, filename: str) -> bytes:
+        """Return an image file's bytes. Raises `FileNotFoundError` and other `OSError`."""
+        return self._files.read(filename)
+
+    def delete(self, images: Iterable[Image]) -> list[Image]:
+        """Delete the images whose state has not changed since they were read; return those.
+
+        What fails midway is ended by `finish_deleting`.
+
+        Raises:
+            StorageError: also when none of the files could be removed.
+        """
+        return self._deletions.delete(images)
+
+    def finish_deleting(self) -> None:
+        """Finish deletions that failed midway, so that no row stays without its file."""
+        self._deletions.finish()
+
+    # Reconciling; only for the owner, see reconcile.py.
+
+    def sweep(self) -> int:
+        """Remove temporary files of earlier runs; return how many."""
+        return self._files.sweep(self.is_being_saved)
+
+    def orphans(self) -> Iterator[FoundFile]:
+        """Yield image files without a row that no capture of this run is saving."""
+        return self.rows.files_without_row(lambda file: not self.is_being_saved(file.name))
+
+    def adopt(self, files: Sequence[AdoptedFile]) -> int:
+        """Make rows for files without one; return how many were made."""
+        adopted = 0
+        with self._db.transaction() as sql:
+            next_id = next_rebuilt_id(sql)
+            for file in files:
+                if adopt(sql, file, next_id, self.events.last_earlier_id):
+                    adopted += 1
+                    next_id = None if next_id is None else next_id + 1
+        self._writes.pending_changed()
+        return adopted
+
+    def end_rebuilding(self) -> None:
+        """Note that every file has a row again."""
+        with self._db.transaction() as sql:
+            sql.execute("DELETE FROM meta WHERE key = 'rebuilding'")

@@ -1,4 +1,4 @@
-"""Questions to the catalog: what there is, what is due, what is old, and where its file is."""
+"""Questions to the catalog: which images exist, are due or are old, and where their files are."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class CatalogReader:
         thumbnails: Thumbnails,
         unwritten_states: Mapping[int, str],
     ) -> None:
-        """Begin; `unwritten_states` are newer than the rows, by image's id."""
+        """Begin; `unwritten_states` holds states by image id that are newer than the rows."""
         self._db = database
         self._files = files
         self._thumbnails = thumbnails
@@ -56,9 +56,8 @@ class CatalogReader:
         return found[0]
 
     def state_of(self, image_id: int) -> str | None:
-        """Return an image's present state, `None` when it has no row any more."""
-        found = self._images("WHERE id = ?", (image_id,))
-        return found[0].state if found else None
+        """Return an image's present state, `None` when its row is gone."""
+        return next((i.state for i in self._images("WHERE id = ?", (image_id,))), None)
 
     def images(
         self,
@@ -68,12 +67,8 @@ class CatalogReader:
         before_id: int | None = None,
         skip: int = 0,
     ) -> list[Image]:
-        """Return images, newest first, from below `before_id`."""
-        where, parameters = _where(which)
-        if before_id is not None:
-            where.append("id < ?")
-            parameters.append(before_id)
-        clause = f"WHERE {' AND '.join(where)}" if where else ""
+        """Return images, newest first, with ids below `before_id`."""
+        clause, parameters = _where(which, before_id)
         page = (*parameters, limit, skip)
         if which.since or which.until:
             # A day's images are found by their time, in an index alone, and then sorted.
@@ -82,21 +77,19 @@ class CatalogReader:
         return self._images(f"{clause} ORDER BY id DESC LIMIT ? OFFSET ?", page)
 
     def count(self, which: ImageFilter) -> int:
-        """Return how many images a filter shows."""
-        where, parameters = _where(which)
-        table = "images" if which.since or which.until else "image_totals"
-        what = "count(*)" if table == "images" else "coalesce(sum(images), 0)"
-        clause = f"WHERE {' AND '.join(where)}" if where else ""
-        return int(
-            self._db.query(f"SELECT {what} FROM {table} {clause}", tuple(parameters))[0][0]  # noqa: S608
-        )
+        """Return how many images pass a filter."""
+        clause, parameters = _where(which)
+        counted = "coalesce(sum(images), 0) FROM image_totals"
+        if which.since or which.until:
+            counted = "count(*) FROM images"
+        return int(self._db.query(f"SELECT {counted} {clause}", parameters)[0][0])
 
     def images_of_event(self, event_id: int) -> list[Image]:
-        """Return the pictures of one edge, in the order of their moments."""
+        """Return the images of one edge, in the order of their moments."""
         return self._images("WHERE event_id = ? ORDER BY offset_ms, id", (event_id,))
 
     def hours(self, since: datetime) -> list[tuple[datetime, int]]:
-        """Return how many images each full hour since then had, oldest first, none left out."""
+        """Return every hour from that of `since` to now, oldest first, and its number of images."""
         first = to_us(since) // _HOUR_US
         rows = self._db.query(
             "SELECT edge_us / ? AS hour, count(*) FROM images WHERE edge_us >= ? GROUP BY hour",
@@ -109,7 +102,7 @@ class CatalogReader:
     def events(
         self, state: str | None, *, limit: int, before_id: int | None = None, skip: int = 0
     ) -> list[Event]:
-        """Return events, newest first, from below `before_id`."""
+        """Return events, newest first, with ids below `before_id`."""
         which, parameters = ("state = ? AND", (state,)) if state else ("", ())
         rows = self._db.query(
             "SELECT *, (SELECT group_concat(filename) FROM images WHERE event_id = events.id)"  # noqa: S608
@@ -135,7 +128,7 @@ class CatalogReader:
         return Totals(images, size_bytes, by_state, events)
 
     def saved_between(self, since: datetime, until: datetime) -> tuple[int, datetime | None]:
-        """Return how many images have an edge in that time, and when the first one was."""
+        """Return how many images have an edge in (since, until], and the time of the first."""
         row = self._db.query(
             "SELECT count(*), min(edge_us) FROM images WHERE edge_us > ? AND edge_us <= ?",
             (to_us(since), to_us(until)),
@@ -143,10 +136,9 @@ class CatalogReader:
         return int(row[0]), None if row[1] is None else from_us(row[1])
 
     def has_between(self, since: datetime, until: datetime, states: Sequence[str]) -> bool:
-        """Tell whether an image of `states` has an edge in that time."""
-        marks = ", ".join("?" * len(states))
+        """Tell whether an image in one of `states` has an edge in (since, until]."""
         sql = (
-            f"SELECT 1 FROM images WHERE state IN ({marks})"  # noqa: S608
+            f"SELECT 1 FROM images WHERE state IN {_marks(states)}"  # noqa: S608
             " AND edge_us > ? AND edge_us <= ? LIMIT 1"
         )
         return bool(self._db.query(sql, (*states, to_us(since), to_us(until))))
@@ -163,7 +155,7 @@ class CatalogReader:
     ) -> list[Image]:
         """Return pending images whose wait is over, oldest first.
 
-        With `without_wait_first`, those that never had to wait come before the others.
+        With `without_wait_first`, images without a wait come before all others.
         """
         now_us = to_us(now)
         insane_us = now_us + _INSANE_WAIT_US
@@ -171,7 +163,7 @@ class CatalogReader:
             found = self._pending("AND next_attempt_us = 0", (), limit, index="images_due")
             if found:
                 return found
-        # When all of 100,000 wait, the other index tells it without looking at each of them.
+        # When all of 100,000 images wait, `images_due` tells so without a look at each of them.
         earliest, latest = self._db.query(
             "SELECT (SELECT min(next_attempt_us) FROM images INDEXED BY images_due"
             " WHERE state = 'pending'), (SELECT max(next_attempt_us) FROM images"
@@ -184,7 +176,7 @@ class CatalogReader:
         )
 
     def oldest_pending(self, limit: int = 1, after_id: int = -1) -> list[Image]:
-        """Return pending images by age, whether they are due or not."""
+        """Return pending images, due or not, oldest first."""
         return self._pending("AND id > ?", (after_id,), limit)
 
     def next_attempt_at(self, now: datetime) -> datetime | None:
@@ -197,27 +189,26 @@ class CatalogReader:
         return None if rows[0][0] is None else from_us(rows[0][0])
 
     def expired(self, before: datetime, states: Sequence[str], limit: int) -> list[Image]:
-        """Return images of `states` with a trusted edge time before `before`, oldest first."""
-        marks = ", ".join("?" * len(states))
+        """Return images in `states` with a trusted edge time before `before`, oldest first."""
         return self._images(
-            f"WHERE edge_us < ? AND clock_trusted AND state IN ({marks}) ORDER BY edge_us LIMIT ?",
+            f"{_expired(states)} ORDER BY edge_us LIMIT ?",
             (to_us(before), *states, limit),
         )
 
     def expired_totals(self, before: datetime, states: Sequence[str]) -> tuple[int, int]:
-        """Return the number and the bytes of what `expired` would give without a limit."""
-        marks = ", ".join("?" * len(states))
+        """Return the number and the bytes of all images that `expired` finds without a limit."""
         row = self._db.query(
             "SELECT count(*), coalesce(sum(size_bytes) FILTER (WHERE state != 'missing'), 0)"  # noqa: S608
-            f" FROM images WHERE edge_us < ? AND clock_trusted AND state IN ({marks})",
+            f" FROM images {_expired(states)}",
             (to_us(before), *states),
         )[0]
         return int(row[0]), int(row[1])
 
     def oldest_sent(self, limit: int) -> list[Image]:
-        """Return what a full disk can do without: images sent or never to be sent.
+        """Return images that were sent or are never to be sent, oldest first, for a full disk.
 
-        None of the last event's second: a further capture in it would get the same name again.
+        Images of the last event's second are left out: a further capture in that second would get
+        the same name again.
         """
         return self._images(
             "WHERE state IN ('uploaded', 'skipped') AND edge_us / 1000000 IS NOT"
@@ -239,23 +230,19 @@ class CatalogReader:
         return [(row["id"], row["filename"], row["state"]) for row in rows]
 
     def known_names(self, names: Sequence[str]) -> set[str]:
-        """Return those of `names` that have a row; at most some thousands at once."""
-        marks = ", ".join("?" * len(names))
-        rows = self._db.query(
-            f"SELECT filename FROM images WHERE filename IN ({marks})",  # noqa: S608
-            tuple(names),
-        )
-        return {row["filename"] for row in rows}
+        """Return those of `names` that have a row. Pass at most some thousands at once."""
+        sql = f"SELECT filename FROM images WHERE filename IN {_marks(names)}"  # noqa: S608
+        return {row["filename"] for row in self._db.query(sql, tuple(names))}
 
     def has_row(self, filename: str) -> bool:
         """Tell whether the catalog knows a file name."""
         return bool(self._db.query("SELECT 1 FROM images WHERE filename = ?", (filename,)))
 
     def files_without_row(self, is_settled: Callable[[FoundFile], bool]) -> Iterator[FoundFile]:
-        """Yield settled image files without a row, some at a time: there may be 700,000 files.
+        """Yield image files without a row, looked up in chunks: there may be 700,000 files.
 
-        Settled is a file whose row would be committed. It is still there after its row was looked
-        for: a cleanup takes the file first.
+        A file is settled when its row, if it gets one, must be committed by now. A file that has
+        gone after the look for its row was deleted by a cleanup, which removes the file first.
         """
         files = self._files.scan()
         while found := list(islice(files, _FILES_AT_ONCE)):
@@ -274,7 +261,7 @@ class CatalogReader:
         return self._thumbnails.find(filename)
 
     def _images(self, clause: str, parameters: tuple[object, ...]) -> list[Image]:
-        states = dict(self._unwritten_states)  # first: what is written meanwhile is in the rows
+        states = dict(self._unwritten_states)  # before the query: else a state could be in neither
         rows = self._db.query(f"SELECT * FROM images {clause}", parameters)  # noqa: S608
         images = [image_of(row) for row in rows]
         return [replace(i, state=states.get(i.id, i.state)) for i in images] if states else images
@@ -286,7 +273,7 @@ class CatalogReader:
         limit: int,
         index: str = "images_pending",
     ) -> list[Image]:
-        rows = limit + len(self._unwritten_states)  # some of them may be pending no more
+        rows = limit + len(self._unwritten_states)  # these rows may still say pending
         images = self._images(
             f"INDEXED BY {index} WHERE state = 'pending' {condition} ORDER BY id LIMIT ?",
             (*parameters, rows),
@@ -294,16 +281,24 @@ class CatalogReader:
         return [image for image in images if image.state == "pending"][:limit]
 
 
-def _where(which: ImageFilter) -> tuple[list[str], list[object]]:
-    conditions: list[tuple[str, object]] = []
-    if which.camera is not None:
-        conditions.append(("camera = ?", which.camera))
-    if which.state is not None:
-        # The plus keeps a day from being looked for among all that a camera ever had in a state.
-        is_day = which.since or which.until
-        conditions.append(("+state = ?" if is_day and which.camera else "state = ?", which.state))
-    if which.since is not None:
-        conditions.append(("edge_us >= ?", to_us(which.since)))
-    if which.until is not None:
-        conditions.append(("edge_us < ?", to_us(which.until)))
-    return [sql for sql, _ in conditions], [value for _, value in conditions]
+def _where(which: ImageFilter, before_id: int | None = None) -> tuple[str, tuple[object, ...]]:
+    """Return the SQL clause of a filter, empty without conditions, and its parameters."""
+    is_day = which.since or which.until
+    # The plus keeps SQLite from searching a day among all images of a camera in one state.
+    conditions = {
+        "camera = ?": which.camera,
+        "+state = ?" if is_day and which.camera else "state = ?": which.state,
+        "edge_us >= ?": which.since and to_us(which.since),
+        "edge_us < ?": which.until and to_us(which.until),
+        "id < ?": before_id,
+    }
+    given = {sql: value for sql, value in conditions.items() if value is not None}
+    return f"WHERE {' AND '.join(given)}" if given else "", tuple(given.values())
+
+
+def _expired(states: Sequence[str]) -> str:
+    return f"WHERE edge_us < ? AND clock_trusted AND state IN {_marks(states)}"
+
+
+def _marks(values: Sequence[object]) -> str:
+    return f"({', '.join('?' * len(values))})"

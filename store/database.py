@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -94,8 +96,8 @@ CREATE TRIGGER event_changed AFTER UPDATE OF state ON events BEGIN
     UPDATE event_totals SET events = events + 1 WHERE state = NEW.state;
 END;
 """
-# Kept apart from the schema, so that catalogs of older releases get them too, at once whatever
-# their size, and older releases go on working with what they don't know.
+# Apart from the schema, since catalogs of older releases get them too. They are added at once,
+# however large a catalog is, and an older release works on with them.
 _ADDITIONS: Final = """
 CREATE TABLE IF NOT EXISTS uncorrected (
     event_id INTEGER PRIMARY KEY,
@@ -108,7 +110,6 @@ CREATE INDEX IF NOT EXISTS images_by_camera_and_edge ON images (camera, edge_us,
 CREATE INDEX IF NOT EXISTS images_by_state_and_edge ON images (state, edge_us, camera);
 CREATE INDEX IF NOT EXISTS images_due ON images (next_attempt_us) WHERE state = 'pending';
 """
-_ADDED_COLUMNS: Final = (("images", "state_before", "TEXT"),)
 _DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _ERRNO: Final = {
     sqlite3.SQLITE_FULL: errno.ENOSPC,
@@ -146,16 +147,14 @@ class Database:
             raise DamagedError("damage was met while running")
         try:
             self._writer = self._connect(_WRITER_CACHE_KB)
+            try:
+                self._prepare()
+            except BaseException:
+                # Left open, it would later remove the journal of the file that replaces this one.
+                self._writer.close()
+                raise
         except sqlite3.DatabaseError as error:
             raise self._failure(error) from error
-        try:
-            self._prepare()
-        except BaseException as error:
-            # Left open, it would later remove the journal of the file that takes this one's place.
-            self._writer.close()
-            if isinstance(error, sqlite3.DatabaseError):
-                raise self._failure(error) from error
-            raise
         self._opened = True
 
     def _connect(self, cache_kb: int) -> sqlite3.Connection:
@@ -164,10 +163,13 @@ class Database:
         )
         try:
             connection.row_factory = sqlite3.Row
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA wal_autocheckpoint = 500")  # pages: 2 MB of journal
-            connection.execute(f"PRAGMA cache_size = -{cache_kb}")
+            for setting in (
+                "journal_mode = WAL",
+                "synchronous = FULL",
+                "wal_autocheckpoint = 500",  # pages: 2 MB of journal
+                f"cache_size = -{cache_kb}",
+            ):
+                connection.execute(f"PRAGMA {setting}")
         except BaseException:
             connection.close()
             raise
@@ -186,16 +188,15 @@ class Database:
                 )
             for statement in _statements(_ADDITIONS):
                 sql.execute(statement)
-            for table, column, kind in _ADDED_COLUMNS:
-                columns = {row["name"] for row in sql.execute(f"PRAGMA table_info({table})")}
-                if column not in columns:
-                    sql.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
+            columns = {row["name"] for row in sql.execute("PRAGMA table_info(images)")}
+            if "state_before" not in columns:
+                sql.execute("ALTER TABLE images ADD COLUMN state_before TEXT")
         if self._path.stat().st_size <= _FULLY_CHECKED_BYTES:
             found = self._writer.execute("PRAGMA quick_check(1)").fetchone()[0]
             if found != "ok":
                 raise DamagedError(found)
-        # SQLite opens a file read-only, without a word, when it can't be opened for writing just
-        # now, and would never try again: better to know it at once.
+        # SQLite silently opens a file read-only when it can't be opened for writing just now, and
+        # never tries again: writing shows it at once.
         with self.transaction() as sql:
             sql.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
 
@@ -208,15 +209,15 @@ class Database:
     def transaction(self, *, lazy: bool = False) -> Iterator[sqlite3.Connection]:
         """Write within one transaction, durable when the block ends.
 
-        A `lazy` one survives the end of the process at once, and a power cut a second later at
-        the latest while there are more of them, or once anything that is not lazy was written.
+        A `lazy` one survives the end of the process at once, and a power cut once a later
+        transaction is not lazy, or is lazy and comes a second after the last sync.
 
         Raises:
             StorageError: nothing of it was written.
         """
         with self._writing:
             try:
-                self._roll_back()  # what could not be rolled back when it failed
+                self._roll_back()  # a failed transaction whose rollback failed too
                 self._set_sync(not lazy or time.monotonic() >= self._synced_s + _LAZY_S)
                 self._writer.execute("BEGIN IMMEDIATE")
                 yield self._writer
@@ -237,19 +238,19 @@ class Database:
         *parameters: object,
         holding: AbstractContextManager[object] = nullcontext(),  # noqa: B008 - has no state
     ) -> int:
-        """Run a statement that ends with a limit as often as needed; return how many rows it met.
+        """Run a statement that ends with `LIMIT ?` until no row is left; return the rows changed.
 
         There may be hundreds of thousands, and a capture of another process gives up after 5 s.
-        `holding` is a lock that each part is run under.
+        Each part runs under the lock `holding`.
         """
         rows = 0
         pause = threading.Event()
         while True:
             started_s = time.monotonic()
             with holding, self.transaction() as sql:
-                met = sql.execute(statement, (*parameters, _PART)).rowcount
-            rows += met
-            if met < _PART:
+                changed = sql.execute(statement, (*parameters, _PART)).rowcount
+            rows += changed
+            if changed < _PART:
                 return rows
             pause.wait(time.monotonic() - started_s)  # as long again for others to write
 
@@ -258,7 +259,7 @@ class Database:
             self._writer.execute("ROLLBACK")
 
     def _set_sync(self, syncs: bool) -> None:
-        """Let the next commit write the journal through to the disk, with all before it, or not."""
+        """Choose whether the next commit syncs the journal, with all commits before it, to disk."""
         if syncs:
             self._synced_s = time.monotonic()
         if syncs != self._syncs:
@@ -275,7 +276,7 @@ class Database:
             with self._path.with_name(f"{self._path.name}-wal").open("rb") as journal:
                 os.fsync(journal.fileno())
         except FileNotFoundError:
-            return  # nothing is in a journal
+            return  # all is in the database file
         except OSError as error:
             raise StorageError.of(error, "cannot write the catalog") from error
 
@@ -306,7 +307,7 @@ class Database:
         if code in _DAMAGE:
             if self._opened:
                 self._damaged = True
-                with suppress(OSError):  # without the mark the next start has to find it itself
+                with suppress(OSError):  # without the mark the next start finds the damage itself
                     self._damage_mark.touch()
             return DamagedError(str(error))
         if code in _ERRNO:
@@ -314,25 +315,21 @@ class Database:
         return StorageError(f"the catalog can't be used: {error}")
 
 
-def set_aside(path: Path, suffix: str) -> Path:
-    """Move a database and its journals out of the way, never deleting them."""
-    target = path.with_name(f"{path.name}.{suffix}")
+def set_aside(path: Path, why: str) -> Path:
+    """Rename a database and its journals, if there are any; return the database's new path."""
+    target = f"{path.name}.{why}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     for ending in ("", "-wal", "-shm"):
         part = path.with_name(path.name + ending)
         if part.exists():
-            part.rename(path.with_name(f"{path.name}.{suffix}{ending}"))
+            part.rename(path.with_name(target + ending))
     _damage_mark(path).unlink(missing_ok=True)
-    return target
+    return path.with_name(target)
 
 
 def _damage_mark(path: Path) -> Path:
     return path.with_name(f"{path.name}.damaged")
 
 
-def _statements(script: str) -> Iterator[str]:
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
+def _statements(script: str) -> list[str]:
+    """Return a script's statements: each begins a line, whatever is inside one is indented."""
+    return re.split(r"\n(?=CREATE|INSERT)", script.strip())

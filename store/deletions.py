@@ -1,4 +1,4 @@
-"""Delete images: their files go durably before their rows, and nothing that is to be sent."""
+"""Delete images: first their files, durably, then their rows; never one that is to be sent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from store.thumbnails import Thumbnails
 
 
 class Deletions:
-    """Delete images, and remember those of which only the file could be deleted."""
+    """Delete images, and remember those whose rows still have to be deleted."""
 
     def __init__(
         self,
@@ -32,30 +32,29 @@ class Deletions:
         self._thumbnails = thumbnails
         self._unfinished: dict[int, Image] = {}
         self.lock = threading.RLock()
-        """Held while files go, and when images that may be deleted become such as may not."""
+        """Held while files are deleted and while images become pending."""
 
     def delete(self, images: Iterable[Image]) -> list[Image]:
-        """Delete files, then rows; what fails midway is ended by `finish`.
+        """Delete files, then rows, and return the images deleted; `finish` does what fails midway.
 
-        Returns what was deleted. An image stays that has changed its state since it was looked at:
-        it may be one to be sent now.
+        An image stays when its state has changed since it was read: it may have to be sent now.
 
         Raises:
-            StorageError: also when not one of the files could be removed.
+            StorageError: also when none of the files could be removed.
         """
         with self.lock:
             images = [image for image in images if self._rows.state_of(image.id) == image.state]
-            self._db.sync()  # else a picture could be gone whose upload is not known any more
+            self._db.sync()  # else a power cut could take the mark `uploaded` and leave no file
             self._unfinished.update({image.id: image for image in images})
             names = self._files.delete([image.filename for image in images])
             gone = [image for image in images if image.filename in names]
             for image in images:
-                if image.filename not in names:
+                if image.filename in names:
+                    self._thumbnails.delete(image.filename)
+                else:
                     del self._unfinished[image.id]
             if images and not gone:
                 raise StorageError(self._files.write_error or "cannot delete images")
-            for image in gone:
-                self._thumbnails.delete(image.filename)
             with self._db.transaction() as sql:
                 sql.executemany("DELETE FROM images WHERE id = ?", [(image.id,) for image in gone])
             for image in gone:
@@ -64,8 +63,8 @@ class Deletions:
             return gone
 
     def finish(self) -> None:
-        """End deletions that failed midway: no row is to stay whose file has gone."""
-        with self.lock:  # what another thread is at has not failed
+        """Finish deletions that failed midway, so that no row stays without its file."""
+        with self.lock:  # a deletion under way on another thread has not failed
             if self._unfinished:
                 self.delete(list(self._unfinished.values()))
-                self._unfinished.clear()  # what is left there has changed its state
+                self._unfinished.clear()  # what is left has changed its state, and stays

@@ -1,4 +1,4 @@
-"""The life of accepted edges: each ends saved or failed, whatever happens, at its true time."""
+"""The life of accepted edges: each ends saved or failed, whatever happens."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class Events:
     """Write the table `events`. All methods are for any thread and may raise `StorageError`."""
 
     def __init__(self, database: Database, writes: LateWrites, boot: str) -> None:
-        """Begin; `boot` tells runs of the machine apart."""
+        """Begin; `boot` identifies the machine's present run."""
         self._db = database
         self._writes = writes
         self._boot = boot
         self.last_earlier_id = int(database.query("SELECT coalesce(max(id), 0) FROM events")[0][0])
-        """The last event of earlier runs."""
+        """The id of the last event of earlier runs."""
 
     def begin(
         self,
@@ -44,7 +44,7 @@ class Events:
         return int(row["id"])
 
     def _note_untrusted(self, untrusted_s: float | None) -> Statements:
-        """Return what notes of the event just inserted that its time is to be corrected."""
+        """Return the statement that marks the event just inserted for a correction of its time."""
         if untrusted_s is None:
             return []
         sql = "INSERT INTO uncorrected VALUES (last_insert_rowid(), ?, ?)"
@@ -85,10 +85,11 @@ class Events:
             ).rowcount
 
     def correct_times(self, offset_s: float, limit: int) -> int:
-        """Give edges of this boot that were taken with a wrong clock their time; return how many.
+        """Correct the time of edges of this boot that came while the clock was wrong.
 
-        `offset_s` is wall minus monotonic time. Their images get it too; names and files stay.
-        Edges still `capturing` come later: until there is a row, a file is known by their time.
+        `offset_s` is wall minus monotonic time; returns the number of edges, at most `limit`.
+        Images get the time of their edge; names and files stay. An edge that is still `capturing`
+        comes later: its file, without a row, could be found only by the first time.
         """
         rows = self._db.query(
             "SELECT monotonic_us + ? AS edge_us, event_id FROM uncorrected"
@@ -111,9 +112,9 @@ class Events:
         return len(rows)
 
     def delete_ended(self, before: datetime) -> int:
-        """Delete ended events before `before` that have no image any more; return how many.
+        """Delete ended events before `before` that have no image; return how many.
 
-        Those whose time was never corrected are kept.
+        Events whose time still has to be corrected are kept.
         """
         return self._db.run_in_parts(
             "DELETE FROM events WHERE id IN (SELECT id FROM events"

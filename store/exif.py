@@ -1,4 +1,4 @@
-"""What a photo says of itself: an EXIF segment put into a finished JPEG, its scan untouched."""
+"""What a photo says of itself: an EXIF segment added to a finished JPEG, its scan untouched."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from runtime.version import __version__
 
 _START: Final = b"\xff\xd8"
 _APP1: Final = b"\xff\xe1"
-_IDS_END: Final = 1 << 62  # more is no id of SQLite's
+_IDS_END: Final = 1 << 62  # above all ids of SQLite
 _ASCII: Final = b"ASCII\0\0\0"
 _HEAD_BYTES: Final = 65_539  # the longest first segment
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is written. `edge_at` is aware; `offset_ms` is the moment of the shot minus it."""
+    """The facts written. `edge_at` is aware; `offset_ms` is the shot's moment minus the edge."""
 
     edge_at: datetime
     offset_ms: float
@@ -32,9 +32,12 @@ class Facts:
 
 
 def with_exif(jpeg: bytes, facts: Facts) -> bytes:
-    """Return the JPEG with a segment that holds the facts, before all others.
+    """Return the JPEG with the facts in a segment before all others.
 
-    The edge is DateTimeOriginal in UTC with its fraction; everything is in UserComment as JSON.
+    DateTimeOriginal is the edge in UTC, with its fraction; UserComment holds all facts as JSON.
+
+    Raises:
+        ValueError: it is not a JPEG.
     """
     edge = facts.edge_at.astimezone(UTC)
     stamp = edge.strftime("%Y:%m:%d %H:%M:%S")
@@ -63,7 +66,7 @@ def with_exif(jpeg: bytes, facts: Facts) -> bytes:
 
 
 def event_in_file(path: Path) -> tuple[int, datetime] | None:
-    """Return what `event_in` finds in a file; nothing in one that can't be read."""
+    """Return what `event_in` finds in a file; `None` when it can't be read."""
     try:
         with path.open("rb") as file:
             return event_in(file.read(_HEAD_BYTES))
@@ -72,7 +75,7 @@ def event_in_file(path: Path) -> tuple[int, datetime] | None:
 
 
 def event_in(head: bytes) -> tuple[int, datetime] | None:
-    """Return the event's id and edge that `with_exif` wrote, from a JPEG's first bytes."""
+    """Return the event's id and edge that `with_exif` wrote, from a JPEG's first 65,539 bytes."""
     size = int.from_bytes(head[4:6])
     text = head[: 4 + size].partition(_ASCII)[2].decode("ascii", "replace")
     try:

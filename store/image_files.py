@@ -18,7 +18,7 @@ from store.rows import parse_name
 
 _TEMP_SUFFIX: Final = ".tmp"
 _HEADROOM_BYTES: Final = 4_000_000
-"""Kept free for the catalog: on a disk filled to the brim no upload could be noted any more."""
+"""Kept free for the catalog: on a disk without any room no upload could be recorded."""
 _PROBED_BYTES: Final = 4_000_000
 """Free beyond that before a full disk counts as writable again: a picture or two must fit."""
 
@@ -92,15 +92,14 @@ class ImageFolder:
         return False
 
     def write(self, stem: str, jpeg: bytes, claim: Callable[[str], bool], burst: int = 0) -> str:
-        """Put `jpeg` durably under `stem`.jpg, or the next free `stem`_N.jpg; return the name.
+        """Write `jpeg` durably as `stem`.jpg, or as the next free `stem`_N.jpg; return the name.
 
-        With `burst` it is `stem`_b`burst`.jpg, or the next free one of these.
-        Nobody else can create the temporary file of a name, and nothing is overwritten. `claim` is
-        called before there is any file of a name, and tells whether it may be used.
+        With `burst` it is `stem`_b`burst`.jpg, or the next free one of these. Nothing is
+        overwritten. `claim` is called before a file of a name exists; it tells whether the name
+        may be used.
 
         Raises:
-            StorageError: nothing was written; a file that can't even be removed again is left to
-                the next start.
+            StorageError: nothing was written; the next start removes what could not be removed.
         """
         for number in count(1):
             if burst:
@@ -124,7 +123,7 @@ class ImageFolder:
             return False
         try:
             with os.fdopen(descriptor, "wb") as file:
-                if final.exists():  # it came between the look and the claim
+                if final.exists():  # it came after the look in `write`
                     temp.unlink(missing_ok=True)
                     return False
                 file.write(jpeg)
@@ -148,12 +147,12 @@ class ImageFolder:
         return (self.path / name).read_bytes()
 
     def delete(self, names: Iterable[str]) -> set[str]:
-        """Remove files durably; return the names of those that are gone, also if they were before.
+        """Remove files durably; return the names that no longer exist, also of files gone before.
 
-        One that can't be removed, as happens on a worn card, must not keep the others.
+        A file that can't be removed, as happens on a worn card, does not keep the others.
 
         Raises:
-            StorageError: what is gone may be back after a power cut.
+            StorageError: removed files may be back after a power cut.
         """
         gone: set[str] = set()
         failure: OSError | None = None
@@ -189,15 +188,15 @@ class ImageFolder:
         return next(self.scan(), None) is not None
 
     def sweep(self, is_being_saved: Callable[[str], bool]) -> int:
-        """Remove what interrupted writes left behind and return how many there were.
+        """Remove the temporary files of interrupted writes and return how many there were.
 
-        `is_being_saved` tells of images whose temporary file is no leftover.
+        `is_being_saved` tells of an image's name that its temporary file is still in use.
         """
         with os.scandir(self.path) as entries:
-            stray = [e.name for e in entries if e.name.startswith(".") and _is_temp(e.name)]
+            hidden = [entry.name for entry in entries if entry.name.startswith(".")]
         swept = 0
-        for name in stray:
-            if is_being_saved(name[1 : -len(_TEMP_SUFFIX)]):
+        for name in hidden:
+            if not name.endswith(_TEMP_SUFFIX) or is_being_saved(name[1 : -len(_TEMP_SUFFIX)]):
                 continue
             with suppress(FileNotFoundError):
                 (self.path / name).unlink()
@@ -206,12 +205,12 @@ class ImageFolder:
 
     def disk_usage(self) -> tuple[int, int]:
         """Return the free and the total bytes of the folder's file system."""
-        usage = shutil.disk_usage(self.path)
-        return usage.free, usage.total
+        total, _, free = shutil.disk_usage(self.path)
+        return free, total
 
 
 def jpeg_size(jpeg: bytes) -> tuple[int, int] | None:
-    """Return the width and height that a JPEG's frame header tells, or `None`."""
+    """Return (width, height) in pixels from a JPEG's frame header, `None` when it has none."""
     at = 2
     while jpeg[:2] == b"\xff\xd8" and at + 9 <= len(jpeg) and jpeg[at] == 0xFF:
         marker = jpeg[at + 1]
@@ -220,7 +219,3 @@ def jpeg_size(jpeg: bytes) -> tuple[int, int] | None:
             return int.from_bytes(width, "big"), int.from_bytes(height, "big")
         at += 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
     return None
-
-
-def _is_temp(name: str) -> bool:
-    return name.endswith(_TEMP_SUFFIX)

@@ -1,4 +1,4 @@
-"""What becomes of an image after it was saved: sent, refused, missing, to be sent again."""
+"""The life of saved images: sent, refused, missing, to be sent again."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ class ImageStates:
     def __init__(
         self, database: Database, writes: LateWrites, deleting: AbstractContextManager[object]
     ) -> None:
-        """Begin; `deleting` is held while files go: no image becomes pending meanwhile."""
+        """Begin; `deleting` is held while files are deleted: no image becomes pending meanwhile."""
         self._db = database
         self._writes = writes
         self._deleting = deleting
 
     def check_room_to_note(self) -> None:
-        """Raise `StorageError` when what becomes of an image could not even be kept in memory."""
+        """Raise `StorageError` when not even the memory has room for another outcome."""
         self._writes.check_room()
 
     def mark_uploaded(self, image_id: int, location: str | None) -> None:
         """Note that the server has the image, now or once that can be written.
 
-        Lazily: what a power cut takes of it is sent again, with the same key.
+        Lazily: after a power cut the image may be sent again, with the same key.
         """
         self._note(
             image_id,
@@ -73,22 +73,22 @@ class ImageStates:
         self._note(image_id, "missing", what, ("the file has gone",))
 
     def mark_found(self, image_id: int) -> None:
-        """Note that a missing file is back: its image is again what it was before."""
+        """Note that a missing file is back: its image returns to its former state."""
         with self._deleting:
             self._update(image_id, _FOUND, ())
 
     def with_sha256(self, image: Image, jpeg: bytes) -> Image:
-        """Complete the row of an adopted file, whose content was never read before."""
+        """Complete the row of an adopted file, whose content was not read until now."""
         sha256 = hashlib.sha256(jpeg).hexdigest()
         width, height = jpeg_size(jpeg) or (None, None)
-        with suppress(StorageError):  # it is found again, as often as needed
+        with suppress(StorageError):  # the next attempt computes it again
             self._update(image.id, "sha256 = ?, width = ?, height = ?", (sha256, width, height))
         return replace(image, sha256=sha256, width=width, height=height)
 
     def retry(self, filename: str | None = None) -> int:
-        """Make one image, or all that wait or were rejected, pending and due now.
+        """Make one image, or all that are pending or rejected, pending and due now.
 
-        Returns the number of images. Test images are never among them.
+        Returns the number of images. Test images are left out.
         """
         self._writes.record()
         with self._deleting, self._db.transaction() as sql:

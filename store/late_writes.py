@@ -1,4 +1,4 @@
-"""Writes that are not lost with a failed commit: they wait in memory until one works."""
+"""Writes that survive a failed commit: they wait in memory until one works."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class LateWrites:
         self._waiting: deque[tuple[Statements, int | None]] = deque()
         self._recording = threading.Lock()
         self.states: dict[int, str] = {}
-        """What images have come to although their rows can't say so yet, by id."""
+        """States of images, by id, that are not yet in their rows."""
         self.pending_version = 0
-        """Grows with every change of what is pending."""
+        """Grows with every change of the pending images."""
 
     def __len__(self) -> int:
         """Return how many outcomes wait."""
@@ -52,7 +52,7 @@ class LateWrites:
         self._waiting.append((statements, image_id))
 
     def commit(self, statements: Statements, *, lazy: bool = False) -> list[Row]:
-        """Write statements in one transaction; return the rows that they gave.
+        """Write statements in one transaction; return the rows they return.
 
         Raises:
             StorageError: nothing of it was written.
@@ -71,7 +71,7 @@ class LateWrites:
         *,
         lazy: bool = False,
     ) -> None:
-        """Write an outcome after all that waits; keep it when that fails."""
+        """Write all that waits, then an outcome; keep it when that fails."""
         try:
             self.record()
             self.commit(statements, lazy=lazy)
@@ -81,26 +81,21 @@ class LateWrites:
         self.pending_changed()
 
     def record(self) -> None:
-        """Write all that waits, oldest first.
-
-        Many in one transaction each: captures wait for this.
+        """Write all that waits, oldest first, many in one transaction: captures wait for this.
 
         Raises:
             StorageError: the rest still waits.
         """
-        recorded = False
         with self._recording:
             while number := min(len(self._waiting), _AT_ONCE):
                 outcomes = [self._waiting[place] for place in range(number)]
                 self.commit([one for statements, _ in outcomes for one in statements])
-                recorded = True
                 for _, image_id in outcomes:
                     self._waiting.popleft()
                     if image_id is not None:
                         self.states.pop(image_id, None)
-        if recorded:
-            self.pending_changed()
+                self.pending_changed()
 
     def pending_changed(self) -> None:
-        """Note that what is pending may be other images than before."""
+        """Note that other images may be pending than before."""
         self.pending_version += 1

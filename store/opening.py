@@ -1,4 +1,4 @@
-"""How a store is opened: its folders, who owns it, and what a lost or damaged database leads to."""
+"""How a store is opened: its folders, its one owner, and a lost or damaged database."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -59,14 +58,14 @@ class FolderLock:
 
 @dataclass(frozen=True)
 class OpenStore:
-    """What a catalog works on."""
+    """The opened parts of a store."""
 
     database: Database
     files: ImageFolder
     thumbnails: Thumbnails
     lock: FolderLock
     former: Path | None = None
-    """Where the database was put that was set aside."""
+    """The database that was set aside, when there was one."""
 
 
 def as_owner(storage: StorageConfig, *, anew: bool = False) -> OpenStore:
@@ -86,11 +85,11 @@ def as_owner(storage: StorageConfig, *, anew: bool = False) -> OpenStore:
                 f"process {lock.owner()} already works on {storage.image_dir}: stop it first"
             )
         if anew:
-            former = _set_aside(path, "replaced")
+            former = set_aside(path, "replaced")
         try:
             database = Database(path)
         except DamagedError as error:
-            former = _set_aside(path, "damaged")
+            former = set_aside(path, "damaged")
             _log.error("the catalog is damaged (%s); kept as %s, rebuilding", error, former.name)
             database = Database(path)
         return _opened(storage, database, lock, former if former and former.exists() else None)
@@ -139,27 +138,26 @@ def _create_folders(storage: StorageConfig) -> None:
         thumbnails.create()
     except OSError as error:
         raise StorageError.of(error, f"cannot write to {storage.state_dir}") from error
-    # A new folder is itself an entry that a power cut can take, with all that is in it.
+    # Until its parent is synced, a power cut can take a new folder with all that is in it.
     for folder in (storage.image_dir.parent, storage.image_dir, storage.state_dir.parent):
-        with suppress(OSError):  # one that may not be read is not ours to make durable
+        with suppress(OSError):  # a parent that we may not read is not ours to sync
             sync_folder(folder)
 
 
 @contextmanager
 def _giving_back(lock: FolderLock, storage: StorageConfig) -> Iterator[None]:
-    """Give the lock back when opening fails, and put a system error in words."""
+    """Release the lock when opening fails, and put a system error in words."""
     try:
         yield
-    except OSError as error:
+    except BaseException as error:
         lock.release()
-        raise StorageError.of(error, f"cannot use {storage.state_dir}") from error
-    except BaseException:
-        lock.release()
+        if isinstance(error, OSError):
+            raise StorageError.of(error, f"cannot use {storage.state_dir}") from error
         raise
 
 
 def _open_sound(storage: StorageConfig) -> OpenStore:
-    """Open a database that only its owner may set aside."""
+    """Open a store whose database only its owner may set aside."""
     lock = FolderLock(storage.state_dir / "lock")
     with _giving_back(lock, storage):
         try:
@@ -174,24 +172,15 @@ def _open_sound(storage: StorageConfig) -> OpenStore:
 def _opened(
     storage: StorageConfig, database: Database, lock: FolderLock, former: Path | None = None
 ) -> OpenStore:
-    files = ImageFolder(storage.image_dir)
-    _note_lost_rows(database, files)
-    return OpenStore(database, files, Thumbnails(storage.state_dir / "thumbnails"), lock, former)
+    """Return the store; an unused database beside image files is marked for a rebuild.
 
-
-def _note_lost_rows(database: Database, files: ImageFolder) -> None:
-    """Note that rows have to be made anew, when the database is a new one beside image files.
-
-    Not by whether its file was there: a power cut may have left it empty.
+    Whether its file existed tells nothing: a power cut may have left it empty.
     """
-    is_unused = not database.query("SELECT 1 FROM sqlite_sequence LIMIT 1")
-    if is_unused and files.has_images():
+    files = ImageFolder(storage.image_dir)
+    if not database.query("SELECT 1 FROM sqlite_sequence LIMIT 1") and files.has_images():
         with database.transaction() as sql:
             sql.execute("INSERT OR REPLACE INTO meta VALUES ('rebuilding', '1')")
             sql.execute(
                 "INSERT INTO sqlite_sequence (name, seq) VALUES ('images', ?)", (REBUILT_IDS_END,)
             )
-
-
-def _set_aside(path: Path, why: str) -> Path:
-    return set_aside(path, f"{why}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+    return OpenStore(database, files, Thumbnails(storage.state_dir / "thumbnails"), lock, former)

@@ -1,6 +1,6 @@
-"""Which event a file without a row was taken for, and the row that it gets.
+"""The rows of files that a crash, an older release or a lost database left without one.
 
-What a crash, an older release or a lost database left behind; see `reconcile`.
+`reconcile` finds them; here each gets a row, and the event it belongs to.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 from store.rows import AdoptedFile
 
 REBUILT_IDS_END: Final = 1_000_000_000
-"""Ids below are for images found by a rebuild, so that all that come later are newer."""
+"""A rebuild gives images ids below this one, new images get ids above: newer means larger."""
 _PLAUSIBLE_S: Final = 1_325_376_000  # 2012, the first Raspberry Pi; a lost clock says 1970 or 2000
 _BURST: Final = re.compile(r"_b\d{1,3}\.jpg$", re.ASCII)
 
@@ -28,10 +28,10 @@ def next_rebuilt_id(sql: sqlite3.Connection) -> int | None:
 def adopt(
     sql: sqlite3.Connection, file: AdoptedFile, image_id: int | None, last_event_id: int
 ) -> bool:
-    """Make a row for a file; tell whether there was none.
+    """Make a row for a file, unless there is one; tell whether it was made.
 
-    A file whose event was interrupted between file and row becomes that event's, as does one of a
-    burst whose first picture has its row. `last_event_id` is of the last event of earlier runs.
+    The file belongs to the event that was interrupted between file and row, or to that of the first
+    picture of its burst. `last_event_id` is the last event of earlier runs.
     """
     event = _event_of(sql, file, last_event_id)
     is_test = event is not None and event["source"] == "test"
@@ -63,8 +63,8 @@ def adopt(
 def _event_of(sql: sqlite3.Connection, file: AdoptedFile, last_event_id: int) -> sqlite3.Row | None:
     """Return the event that a file without a row belongs to.
 
-    The picture itself tells; one that does not is taken for what an earlier run was capturing in
-    that second. A later picture of a burst goes with the first.
+    The picture itself names it; else it is the event of that second that an earlier run left
+    `capturing`. A later picture of a burst goes with the first.
     """
     if file.event_id is not None:
         which = "id = ? AND edge_us = ?"

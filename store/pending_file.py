@@ -1,4 +1,4 @@
-"""`pending_uploads.json`: the readable list of what still has to go up, and its second copy."""
+"""`pending_uploads.json`: a readable copy of which images still have to be uploaded."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ _NAME_KEYS: Final = ("filename", "filepath", "file_path", "path", "file", "image
 
 @dataclass(frozen=True)
 class PendingList:
-    """What the file held: names within the image folder, and when it was written."""
+    """The file's content: names within the image folder, and when it was written."""
 
     names: Set[str]
     written_s: float
 
 
 class PendingExporter(Worker):
-    """Keep the file true to the catalog, seldom enough to spare the card.
+    """Keep the file up to date with the catalog, seldom enough to spare the card.
 
-    It starts to write when `allow()` was called: until the catalog is reconciled, the file may
-    know more than the catalog.
+    Nothing is written before `allow()`: until the catalog is reconciled, the file may know more
+    than the catalog.
     """
 
     def __init__(self, catalog: Catalog, path: Path) -> None:
@@ -47,7 +47,7 @@ class PendingExporter(Worker):
         self._path = path
         self._allowed = False
         self._written: tuple[int, int] | None = None
-        """The catalog's version and its number of entries that the file holds."""
+        """The catalog's version and number of pending images when the file was written."""
         self.write_error: str | None = None
         """Why the last attempt to write the file failed; `None` when it did not."""
         self._interval_s = _MIN_INTERVAL_S
@@ -74,7 +74,7 @@ class PendingExporter(Worker):
         if not self._allowed:
             return
         version = self._catalog.pending_version
-        # Another process may have changed it, without a new version.
+        # Another process changes the catalog without a new version here.
         entries = self._catalog.rows.totals().by_state["pending"]
         if (version, entries) == self._written:
             return
@@ -94,32 +94,31 @@ class PendingExporter(Worker):
 
 
 def export_interval_s(entries: int) -> float:
-    """Return the seconds between two exports of so many entries."""
+    """Return the seconds between two exports of this many entries."""
     return max(_MIN_INTERVAL_S, entries * _INTERVAL_PER_ENTRY_S)
-
-
-def _none_known(_: Sequence[str]) -> Set[str]:
-    return frozenset()
 
 
 def read(
     path: Path,
     image_dir: Path,
     *,
-    known: Callable[[Sequence[str]], Set[str]] = _none_known,
+    known: Callable[[Sequence[str]], Set[str]] = lambda _: frozenset(),
 ) -> PendingList | None:
-    """Read the file, whichever release wrote it; set it aside when it makes no sense.
+    """Read the file, whichever release wrote it; set it aside when it is malformed.
 
-    Accepts an array of objects with a file name, or of plain file names or paths. Entries that lie
-    outside `image_dir` are left out and said, those that are `known` just left out: usually that is
-    all of them, and 100,000 names take 12 MB.
+    Accepts an array of objects with a file name, or of plain file names or paths. Names outside
+    `image_dir` are logged and left out. Those that `known` returns are left out, too: usually all
+    of them, and 100,000 names take 12 MB.
     """
     try:
         written_s = path.stat().st_mtime
         try:
             names = _names(_entries_by_line(path), path, image_dir, known)
         except ValueError:  # not as this program writes it
-            names = _names(_entries_at_once(path), path, image_dir, known)
+            entries = json.loads(path.read_bytes())
+            if not isinstance(entries, list):
+                raise ValueError("not an array") from None
+            names = _names(entries, path, image_dir, known)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -151,20 +150,13 @@ def _entries_by_line(path: Path) -> Iterator[object]:
     raise ValueError("no end")
 
 
-def _entries_at_once(path: Path) -> Iterable[object]:
-    entries = json.loads(path.read_bytes())
-    if not isinstance(entries, list):
-        raise ValueError("not an array")
-    return entries
-
-
 def _names(
     entries: Iterable[object],
     path: Path,
     image_dir: Path,
     known: Callable[[Sequence[str]], Set[str]],
 ) -> Set[str]:
-    """Return the file names that entries tell; what lies elsewhere is said and left out."""
+    """Return the file names of entries; those outside the image folder are logged, left out."""
     names: set[str] = set()
     strangers: list[str] = []
     words = map(_entry_name, entries)

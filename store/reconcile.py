@@ -1,4 +1,4 @@
-"""Bring files, rows and `pending_uploads.json` to agree after a crash, an upgrade, or a loss.
+"""Make files, rows and `pending_uploads.json` agree after a crash, an upgrade, or a loss.
 
 Runs once after every start, beside the working daemon, in the process that owns the folder.
 """
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 _CHUNK: Final = 500
 _CAPTURE_S: Final = 30.0
-"""So long after its edge a picture may come into the catalog, and so into the list."""
+"""A picture may come into the catalog, and so into the list, this long after its edge."""
 
 
 class Reconciler(Worker):
@@ -39,7 +39,7 @@ class Reconciler(Worker):
         on_done: Callable[[], None],
         watch: Callable[[list[FoundFile]], Iterable[FoundFile]] = iter,
     ) -> None:
-        """Prepare; `watch` gives the files on and may show how far it is."""
+        """Prepare; `watch` passes the files on and may show the progress."""
         super().__init__("reconcile")
         self._watch = watch
         self._catalog = catalog
@@ -80,14 +80,14 @@ class Reconciler(Worker):
         self._on_done()
 
     def _read_list(self, rebuilding: bool) -> PendingList | None:
-        """Read what the list names beyond the catalog; during a rebuild, all that it names."""
+        """Read the list: names without a row, or during a rebuild all names."""
         path, folder = self._storage.pending_file, self._storage.image_dir
         if rebuilding:
             return read_pending(path, folder)
         return read_pending(path, folder, known=self._catalog.rows.known_names)
 
     def _note_missing(self) -> int:
-        """Mark the rows whose file has gone, or is back."""
+        """Mark the rows whose file has gone or is back; return how many have gone."""
         missing = 0
         last_id = -1
         while rows := self._catalog.rows.filenames(last_id, _CHUNK):
@@ -98,7 +98,7 @@ class Reconciler(Worker):
                 if exists or state == "missing":
                     continue
                 state_now = self._catalog.rows.state_of(image_id)
-                if state_now is None:  # a cleanup has taken it away meanwhile
+                if state_now is None:  # a cleanup has deleted it meanwhile
                     continue
                 self._catalog.states.mark_missing(image_id)
                 missing += 1
@@ -108,19 +108,19 @@ class Reconciler(Worker):
         return missing
 
     def _listed_strangers(self, listed: PendingList | None) -> Iterator[FoundFile]:
-        """Yield files that the list of an older install names in another way than this program."""
+        """Yield files of an older install, whose names this program would not give."""
         for name in listed.names if listed else ():
             if parse_name(name) is None and Path(name).suffix.lower() in (".jpg", ".jpeg"):
                 path = self._catalog.rows.path_of(name)
                 if not self._catalog.rows.has_row(name) and path.is_file():
                     status = path.stat()
-                    modified_s = status.st_mtime
-                    yield FoundFile(name, "unknown", int(modified_s), status.st_size, modified_s)
+                    epoch = int(status.st_mtime)
+                    yield FoundFile(name, "unknown", epoch, status.st_size, status.st_mtime)
 
     def _adoption(
         self, file: FoundFile, listed: PendingList | None, *, rebuilding: bool
     ) -> AdoptedFile:
-        # After a loss of the database ids begin anew, and there may be very many files.
+        # A new database gives ids anew: a file of the former one must not be taken for an event's.
         event = None if rebuilding else event_in_file(self._catalog.rows.path_of(file.name))
         return AdoptedFile(
             name=file.name,
@@ -133,10 +133,10 @@ class Reconciler(Worker):
         )
 
     def _fate(self, file: FoundFile, listed: PendingList | None, *, rebuilding: bool) -> str:
-        """Decide the state of a file without a row.
+        """Return the state for a file without a row.
 
-        After a loss of the database only what the list names, or what came after the list was
-        written, is known to be unsent.
+        After a loss of the database only images that the list names, or that are newer than the
+        list, are known to be unsent.
         """
         if listed is not None and file.name in listed.names:
             return "pending"
@@ -144,8 +144,8 @@ class Reconciler(Worker):
             return self._state_of_orphans
         if listed is None:
             return "unknown"
-        # Too early a moment sends some pictures twice, which their key makes harmless; too late a
-        # one leaves pictures unsent until somebody looks.
+        # If this is too early, some pictures are sent twice, which their key makes harmless; if it
+        # is too late, pictures stay unsent until somebody looks.
         known_until_s = listed.written_s - export_interval_s(len(listed.names)) - _CAPTURE_S
         return self._state_of_orphans if file.epoch > known_until_s else "unknown"
 

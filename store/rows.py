@@ -1,4 +1,4 @@
-"""What the catalog takes and gives: shots, images, events, totals, and how rows become them."""
+"""The catalog's types: shots, images, events, totals, and how rows become them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import re
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Final
+from zoneinfo import ZoneInfo
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _UNTRUSTED: Final = "untrusted_clock"
@@ -19,7 +20,7 @@ IMAGE_STATES: Final = ("pending", "uploaded", "rejected", "skipped", "missing", 
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """What a capture hands over. `offset_ms` is the moment of the shot minus the edge."""
+    """A picture to be saved. `offset_ms` is the moment of the shot minus the edge."""
 
     jpeg: bytes
     thumbnail: bytes
@@ -56,7 +57,7 @@ class Image:
 
     @property
     def named_at(self) -> datetime | None:
-        """Return the time that the file's name tells; it stays when `captured_at` is corrected."""
+        """Return the time in the file's name; it stays when `captured_at` is corrected."""
         found = parse_name(self.filename)
         return found and datetime.fromtimestamp(found[1], UTC)
 
@@ -77,7 +78,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Counts kept by the database itself. `bytes` are of all images."""
+    """Counts kept by the database itself. `images` and `bytes` leave out missing images."""
 
     images: int
     bytes: int
@@ -87,7 +88,7 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class ImageFilter:
-    """Which images a listing shows; `None` means any. Times are aware, `until` is excluded."""
+    """Which images a listing shows; `None` means any. Times are aware, `until` is exclusive."""
 
     camera: str | None = None
     state: str | None = None
@@ -97,7 +98,7 @@ class ImageFilter:
 
 @dataclass(frozen=True, slots=True)
 class AdoptedFile:
-    """A file that is to get a row in `state`; the picture itself may tell of which event it is."""
+    """A file that gets a row in `state`; `event_id` and `edge_us` are those in the picture."""
 
     name: str
     camera: str
@@ -109,19 +110,29 @@ class AdoptedFile:
 
 
 def parse_name(name: str) -> tuple[str, int] | None:
-    """Return the camera and epoch second that an image's file name tells, if it is one."""
+    """Return the camera and epoch second of an image's file name, `None` for other names."""
     match = _NAME.fullmatch(name)
     return (match["camera"], int(match["epoch"])) if match else None
 
 
 def to_us(moment: datetime) -> int:
-    """Return microseconds since 1970 of an aware time."""
+    """Return an aware time as microseconds since 1970."""
     return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
 def from_us(microseconds: int) -> datetime:
     """Return the aware UTC time of microseconds since 1970."""
     return _EPOCH + timedelta(microseconds=microseconds)
+
+
+def day_bounds(day: date, timezone: ZoneInfo) -> tuple[datetime, datetime]:
+    """Return the first moment of a day in a zone, and of the day after.
+
+    Raises:
+        OverflowError: the calendar ends there.
+    """
+    following = day + timedelta(days=1)
+    return datetime.combine(day, time(), timezone), datetime.combine(following, time(), timezone)
 
 
 def iso(moment: datetime | None) -> str | None:
@@ -132,7 +143,7 @@ def iso(moment: datetime | None) -> str | None:
 
 
 def image_of(row: sqlite3.Row) -> Image:
-    """Return the image that a row of the table `images` is."""
+    """Return the image of a row of the table `images`."""
     return Image(
         id=row["id"],
         event_id=row["event_id"],
@@ -158,23 +169,23 @@ def image_of(row: sqlite3.Row) -> Image:
 
 
 def join_flags(event_flags: str, flags: Sequence[str]) -> str:
-    """Return a column holding the event's flags and the picture's."""
+    """Return the flags of an event and of its picture as one column."""
     return ",".join((*split_flags(event_flags), *flags))
 
 
 def split_flags(text: str) -> tuple[str, ...]:
-    """Return the flags that a column holds."""
+    """Return the flags in a column."""
     return tuple(text.split(",")) if text else ()
 
 
 def _with_clock(text: str, *, trusted: bool) -> tuple[str, ...]:
-    """Return the flags of a column, and one for the time as long as it is not corrected."""
+    """Return the flags in a column, with `untrusted_clock` until the time is corrected."""
     flags = tuple(flag for flag in split_flags(text) if flag != _UNTRUSTED)
     return flags if trusted else (*flags, _UNTRUSTED)
 
 
 def event_of(row: sqlite3.Row) -> Event:
-    """Return the event that a row of `events`, with `filenames` and `clock_trusted` added, is."""
+    """Return the event of a row of `events` with the columns `filenames` and `clock_trusted`."""
     return Event(
         id=row["id"],
         camera=row["camera"],

@@ -14,7 +14,7 @@ _ROOM_TO_OPEN_BYTES: Final = 8_000_000
 
 
 class Thumbnails:
-    """Keep a small picture for each image, where that is possible."""
+    """Keep a small picture for each image, as far as the disk allows."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -29,7 +29,7 @@ class Thumbnails:
         return path if path.is_file() else None
 
     def write(self, filename: str, thumbnail: bytes) -> None:
-        """Keep a thumbnail; the gallery does without one, but not with a torn one."""
+        """Write a thumbnail whole or not at all; the gallery can do without."""
         path = self._folder / filename
         try:
             path.write_bytes(thumbnail)
@@ -43,9 +43,9 @@ class Thumbnails:
             (self._folder / filename).unlink(missing_ok=True)
 
     def make_room_to_open(self) -> None:
-        """Delete some on a full disk: what makes more room needs a catalog that is open.
+        """Delete some thumbnails on a full disk, so that the catalog can open and free more.
 
-        They can be done without; a photo is then shown itself.
+        The gallery then shows the photos themselves.
         """
         freed_bytes = 0
         with suppress(OSError):

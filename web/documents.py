@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import date, datetime, time, timedelta
+from datetime import datetime
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from flask import request, url_for
 
 from config import CameraConfig
-from store.rows import IMAGE_STATES, Event, Image, ImageFilter, iso
+from store.rows import IMAGE_STATES, Event, Image, ImageFilter, day_bounds, iso
 from web.errors import ApiError
 
 EVENT_STATES: Final = ("capturing", "saved", "failed")
@@ -73,16 +73,6 @@ def image_filter(by_name: Mapping[str, CameraConfig], timezone: ZoneInfo) -> Ima
         except (ValueError, OverflowError):
             raise ApiError(400, "bad_request", "date must be like 2026-01-31") from None
     return ImageFilter(camera, choice("state", IMAGE_STATES), since, until)
-
-
-def day_bounds(day: date, timezone: ZoneInfo) -> tuple[datetime, datetime]:
-    """Return the first moment of a day of the site, and of the day after.
-
-    Raises:
-        OverflowError: the calendar ends there.
-    """
-    following = day + timedelta(days=1)
-    return datetime.combine(day, time(), timezone), datetime.combine(following, time(), timezone)
 
 
 def choice(name: str, options: tuple[str, ...]) -> str | None:

@@ -10,10 +10,10 @@ from urllib.parse import urlencode
 from flask import Blueprint, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
-from store.rows import IMAGE_STATES, Image, ImageFilter
+from store.rows import IMAGE_STATES, Image, ImageFilter, day_bounds
 from web import words
 from web.context import Site
-from web.documents import day_bounds, image_filter, paging
+from web.documents import image_filter, paging
 from web.errors import ApiError
 
 _LAST_PHOTOS: Final = 6

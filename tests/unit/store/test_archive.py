@@ -200,7 +200,7 @@ def test_a_store_that_can_t_be_written_is_read_with_what_a_crash_left(
     catalog.close()
     assert (card / ".state" / "catalog.sqlite3-wal").stat().st_size > 0
     before = {path.name: path.read_bytes() for path in (card / ".state").glob("catalog*")}
-    monkeypatch.setattr(archive, "_is_read_only", lambda folder: True)
+    monkeypatch.setattr("store.image_files.ImageFolder.is_read_only", lambda folder: True)
     storage = replace(config, image_dir=card, state_dir=card / ".state")
     with archive.reading(storage) as reader:
         assert archive.verify(reader) == archive.Verified(checked=3, by_size=0, unlisted=0)
