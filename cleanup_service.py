@@ -1,4 +1,4 @@
-"""Retention: delete what is old and sent, make room when the disk is nearly full, never more."""
+"""Retention: delete old images, and sent ones when the disk is nearly full, but none to be sent."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class AlreadyRunningError(Exception):
 
 @dataclass(frozen=True)
 class CleanupReport:
-    """What a run did, or would do. `held_back` says why nothing was deleted, if that is so."""
+    """What a run did, or would do. `held_back` is the reason why it deletes nothing, if any."""
 
     deleted: int
     freed_bytes: int
@@ -72,7 +72,7 @@ class CleanupService(Worker):
         self._monotonic_s = monotonic_s
         self._next_run_s = monotonic_s() + _DISK_CHECK_S
         self.nothing_left_to_delete = False
-        """The disk is nearly full and all that is left is still to be sent."""
+        """Whether the disk is nearly full and all images on it are still to be sent."""
 
     def step(self) -> float:
         """Run the retention when it is time, and make room when there is too little."""
@@ -92,7 +92,7 @@ class CleanupService(Worker):
         """Delete what is older than the retention.
 
         Raises:
-            AlreadyRunningError: another thread does it right now.
+            AlreadyRunningError: another thread is at it.
         """
         if not self._running.acquire(blocking=False):
             raise AlreadyRunningError("a cleanup is already running")
@@ -115,7 +115,7 @@ class CleanupService(Worker):
     def preview(self) -> CleanupReport:
         """Return what `run` would do now."""
         now = self._clock.wall()
-        held_back = self._why_not(now)
+        held_back = self._why_held_back(now)
         count, size_bytes = self._catalog.rows.expired_totals(now - self._retention, self._states)
         if held_back:
             count, size_bytes = 0, 0
@@ -138,7 +138,7 @@ class CleanupService(Worker):
         return deleted
 
     def days_left(self) -> int | None:
-        """Return for how many days there is room, see `days_of_room`; `None` if nobody can tell."""
+        """Return for how many days there is room, as `days_of_room` does."""
         now = self._clock.wall()
         number, first_at = self._catalog.rows.saved_between(now - _DAY, now)
         if first_at is None:
@@ -157,7 +157,7 @@ class CleanupService(Worker):
         )
 
     def _delete_expired(self, now: datetime) -> CleanupReport:
-        held_back = self._why_not(now)
+        held_back = self._why_held_back(now)
         if held_back:
             return CleanupReport(0, 0, self._kept_pending(now), held_back)
         before = now - self._retention
@@ -174,8 +174,8 @@ class CleanupService(Worker):
             return 0
         return self._catalog.rows.expired_totals(now - self._retention, ("pending",))[0]
 
-    def _why_not(self, now: datetime) -> str | None:
-        """Distrust a clock that would make everything look old."""
+    def _why_held_back(self, now: datetime) -> str | None:
+        """Return why nothing may be deleted: the clock would make everything look old."""
         if now < RELEASED_AT:
             return "the clock is before this program's release"
         newest = self._catalog.rows.newest_image_at()
@@ -202,13 +202,12 @@ def days_of_room(
 ) -> int | None:
     """Return for how many days like the last one there is room before the disk counts as low.
 
-    While nothing on the disk is near the end of its retention that is free space by what a day
-    brings. Once retention frees space every day (`retention_frees`), the images grow no further
-    than to a whole retention of days like the last one: a disk that has room for that is not
-    running out, however little of it is free, and the answer is `None`. If traffic has grown so
-    much that it has not, the space goes down by what a day brings more than an old day frees.
+    Before anything on the disk nears the end of its retention, that is the free space divided by
+    what a day brings. Once retention frees space every day (`retention_frees`), the images never
+    exceed a whole retention of such days: if the disk has room for that, the answer is `None`,
+    however little is free. Otherwise each day takes what it brings, less what an old day frees.
 
-    It is `None`, too, when there is less than an hour to judge by.
+    The answer is `None`, too, when there is less than an hour to judge by.
     """
     if saved_within < _SHORTEST_JUDGED or saved_bytes <= 0:
         return None
@@ -223,7 +222,7 @@ def days_of_room(
 
 
 def _enough(images: list[Image], wanted_bytes: int) -> list[Image]:
-    """Return the first images that together have `wanted_bytes`, or all."""
+    """Return the first images that together have `wanted_bytes`, or all of them."""
     for number, size_bytes in enumerate(accumulate(i.size_bytes for i in images), start=1):
         if size_bytes >= wanted_bytes:
             return images[:number]

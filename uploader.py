@@ -1,7 +1,7 @@
 """Deliver images: new ones at once, the backlog behind them, nothing given up.
 
-The catalog is the queue. What is held in memory is only a hint of what to send next: losing it
-loses nothing.
+The catalog is the queue. What is in memory only hints at what to send next: losing it loses
+nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from store.catalog import Catalog
 from store.errors import StorageError
 from store.rows import Image
 from upload.claims import Claims
-from upload.http_target import first_hop
+from upload.http_target import CONNECT_TIMEOUT_S, first_hop
 from upload.line import Line
 from upload.outcomes import Deferred, Delivered, Misconfigured, Outcome, Rejected, UploadTarget
 from upload.pacing import BacklogPace, Jitter, backoff_s, image_wait_s
@@ -35,11 +35,6 @@ _log = logging.getLogger(__name__)
 _PROBE_S: Final = 60.0
 _LOOK_AHEAD: Final = 32
 _PROBED: Final = 10  # the oldest may be unreadable
-_CONNECT_TIMEOUT_S: Final = 5.0
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 class UploadService:
@@ -56,7 +51,7 @@ class UploadService:
         *,
         make_target: Callable[[], UploadTarget],
         clock: Callable[[], float] = time.monotonic,
-        now: Callable[[], datetime] = _utc_now,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
         jitter: Jitter = random.uniform,
     ) -> None:
         self._config = config
@@ -116,7 +111,7 @@ class UploadService:
         return changed
 
     def wake(self) -> None:
-        """Let the retry workers look for images to send now."""
+        """Let the retry workers look at once for images to send."""
         for worker in self._retries:
             worker.wake()
 
@@ -169,7 +164,7 @@ class Sender:
     def send_claimed(
         self, target: UploadTarget, image: Image, *, replay: bool, probe: bool = False
     ) -> Outcome | None:
-        """Send an image that the caller has claimed."""
+        """Send an image that the caller has claimed; like `send`."""
         if self._line.paused is not None and not probe:
             return None
         attempts = image.attempts
@@ -274,7 +269,7 @@ class LiveWorker(Worker):
         return self._queue.qsize()
 
     def submit(self, image: Image) -> None:
-        """Queue a new image; when the queue is full, the backlog takes it."""
+        """Queue a new image; when the queue is full, it is sent with the backlog."""
         if not self._sender.claims.take(image.id):
             return
         try:
@@ -335,10 +330,10 @@ class RetryWorker(Worker):
         self._probes = probes
         self._now = now
         self._found: deque[Image] = deque()
-        """What to send next; a hint, since each is looked at again before it goes."""
+        """What to send next; a hint, since each image is read again before it is sent."""
 
     def hurry(self) -> None:
-        """Send now, since somebody asked for it, whatever rest there is. For any thread."""
+        """Send at once, without any rest. For any thread."""
         self._pace.hurry()
         self.wake()
 
@@ -392,8 +387,8 @@ class RetryWorker(Worker):
     def _find(self, now: datetime) -> list[Image]:
         """Return the next images to send.
 
-        After a failure, images that have not failed yet come first: those that the server can't
-        take, however many, must not be all that is tried.
+        After a failure, images that have not failed yet come first: images that the server can't
+        take, however many, must not keep the others.
         """
         claimed = self._sender.claims.count()
         self._progress.set_left(self._catalog.rows.totals().by_state["pending"] - claimed)
@@ -420,7 +415,7 @@ class ConnectivityMonitor(Worker):
     def step(self) -> float:
         """Try once."""
         try:
-            with socket.create_connection(self._address, timeout=_CONNECT_TIMEOUT_S):
+            with socket.create_connection(self._address, timeout=CONNECT_TIMEOUT_S):
                 pass
         except OSError as error:
             reason = error.strerror or str(error) or "no answer"

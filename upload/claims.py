@@ -13,7 +13,7 @@ class Claims:
         self._ids: set[int] = set()
 
     def take(self, image_id: int) -> bool:
-        """Claim an image unless it is claimed already; tell whether it is now ours."""
+        """Claim an image; tell whether it was free."""
         with self._lock:
             if image_id in self._ids:
                 return False

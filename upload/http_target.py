@@ -17,8 +17,8 @@ from store.rows import Image, iso
 from upload.outcomes import Outcome, classify, failure_of, idempotency_key
 from upload.request_deadline import Deadline
 
-_CONNECT_TIMEOUT_S: Final = 5.0
-_MAX_REPLY_BYTES: Final = 65_536
+CONNECT_TIMEOUT_S: Final = 5.0
+MAX_REPLY_BYTES: Final = 65_536
 _PORTS: Final = {"http": 80, "https": 443}
 _SOCKS_PORT: Final = 1080
 
@@ -26,7 +26,7 @@ _SOCKS_PORT: Final = 1080
 def first_hop(config: UploadConfig) -> tuple[str, int]:
     """Return the host and port that an upload connects to.
 
-    That is the server, or a proxy that the environment names: nothing behind it can be tried.
+    That is the server, or the proxy that the environment names for it.
     """
     url = config.server_url
     if not config.is_s3:
@@ -60,7 +60,7 @@ class HttpTarget:
                 self._deadline.within(timeout_s),
                 self._session.send(
                     self._request(image, jpeg, replay),
-                    timeout=(min(_CONNECT_TIMEOUT_S, timeout_s), timeout_s),
+                    timeout=(min(CONNECT_TIMEOUT_S, timeout_s), timeout_s),
                     allow_redirects=False,
                     **self._send_options,
                 ) as reply,
@@ -75,8 +75,8 @@ class HttpTarget:
 
     def _request(self, image: Image, jpeg: bytes, replay: bool) -> requests.PreparedRequest:
         if self._blank is None:
-            # All that is the same for every image is prepared once, with the environment's proxies
-            # and certificates: for each image it would take a third of an upload's processor time.
+            # What all requests share, the environment's proxies and certificates among it, is
+            # prepared once: for each image it would take a third of an upload's processor time.
             url = self._config.url
             options = self._session.merge_environment_settings(url, {}, True, None, None)
             self._send_options = dict(options)
@@ -99,7 +99,7 @@ class HttpTarget:
 def _body_of(reply: requests.Response) -> bytes:
     """Read the start of a body; the status counts even when the rest is cut off."""
     try:
-        return reply.raw.read(_MAX_REPLY_BYTES, decode_content=True) or b""
+        return reply.raw.read(MAX_REPLY_BYTES, decode_content=True) or b""
     except (HTTPError, OSError):
         return b""
 
@@ -115,9 +115,9 @@ def _metadata(image: Image, replay: bool) -> dict[str, str]:
 
 
 class _Session(requests.Session):
-    """Ignore where a redirect leads.
+    """Ignore where a redirect leads: it is not followed.
 
-    It is not followed, but requests would read its whole body and fail on a nonsensical address.
+    Else requests would read its whole body, and fail on a malformed address.
     """
 
     def get_redirect_target(self, resp: requests.Response) -> None:
@@ -125,7 +125,7 @@ class _Session(requests.Session):
 
 
 class _Bearer(AuthBase):
-    """Set the token, if there is one; without this class requests would look into ~/.netrc."""
+    """Set the token, if there is one; without an auth object requests would read ~/.netrc."""
 
     def __init__(self, token: str) -> None:
         self._token = token

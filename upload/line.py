@@ -18,7 +18,7 @@ _HERD_DELAY_S: Final = 3.0
 
 
 class Line:
-    """Online or not, paused or not; logs each change once. Every method is for any thread."""
+    """Whether uploads are online and paused; logs each change once. For any thread."""
 
     def __init__(
         self,
@@ -82,6 +82,6 @@ class Line:
             self._on_return()
 
     def hold_s(self) -> float:
-        """Return how long the backlog still waits after coming online; not positive: no longer."""
+        """Return how long the backlog has to wait after coming online; 0 or less: no longer."""
         with self._lock:
             return self._held_until_s - self._clock()

@@ -1,7 +1,7 @@
-"""What can come of sending an image, and which answer means what.
+"""The outcomes of sending an image, and which answer means which.
 
-A target sends and returns an `Outcome`. To change what an answer means, change `classify` for HTTP;
-what a store's error codes mean is in `s3_target`, built from the same groups of statuses.
+A target sends and returns an `Outcome`. `classify` says what an HTTP answer means; the error codes
+of an S3 store are in `s3_target`, built on the same groups of statuses.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ReadTime
 from config import redact_url
 from store.rows import Image
 
-# Statuses by what they mean; any other than these, 2xx and 3xx means: try again later.
+# Statuses by what they mean; all others but 2xx and 3xx mean: try again later.
 NOT_ALLOWED: Final = frozenset({401, 403})
 NO_SUCH_ADDRESS: Final = frozenset({404, 405})
 IMAGE_REFUSED: Final = frozenset({400, 413, 415, 422})
@@ -41,8 +41,8 @@ class Delivered:
 class Deferred:
     """The image must be sent again later.
 
-    `cause` is connection (none was made), silent (it was made and no answer came) or server (it
-    answered); `busy` tells that the server has too much to do, whichever image it gets.
+    `cause` is connection (none could be made), silent (no answer came) or server (it answered).
+    `busy`: the server has too much to do, whichever image it gets.
     """
 
     reason: str
@@ -74,7 +74,7 @@ class UploadTarget(Protocol):
     """A place that takes images. Each upload worker has one of its own."""
 
     def send(self, image: Image, jpeg: bytes, *, replay: bool) -> Outcome:
-        """Send one image and return what came of it; a failing network raises nothing."""
+        """Send one image and return the outcome; a network failure is one, too."""
 
     def close(self) -> None:
         """Close connections."""
@@ -90,7 +90,10 @@ def classify(status: int, headers: dict[str, str], body: bytes) -> Outcome:
         return Delivered(_location(text))
     said = f"the server answered {status}"
     if 300 <= status < 400:
-        target = _redacted(printable(headers.get("location", "")))
+        try:
+            target = redact_url(printable(headers.get("location", "")))
+        except ValueError:
+            target = "an address that makes no sense"
         return Misconfigured(f"{said}, a redirect to {target}", "Put the final URL in S3_API_URL.")
     if status in NOT_ALLOWED:
         return Misconfigured(f"{said}: not allowed", "Check UPLOAD_AUTH_TOKEN and S3_API_URL.")
@@ -104,14 +107,14 @@ def classify(status: int, headers: dict[str, str], body: bytes) -> Outcome:
 
 
 def try_later(status: int, said: str, retry_after: str | None) -> Deferred:
-    """Return the outcome of any answer that neither delivers nor refuses."""
+    """Return the outcome of an answer that may be another one later."""
     return Deferred(said, "server", _retry_after_s(retry_after), busy=status in _BUSY)
 
 
 def failure_of(error: BaseException, host: str, timeout_s: float, *, timed_out: bool) -> Outcome:
-    """Say what it means that no answer came.
+    """Return the outcome of a request without an answer.
 
-    `timed_out` is what the caller knows; timeouts of urllib3 and the system are seen in `error`.
+    `timed_out`: the caller's own deadline passed. Other timeouts are seen in `error`.
     """
     parts = list(_chain(error))
     if any(isinstance(part, ssl.SSLCertVerificationError) for part in parts):
@@ -130,7 +133,7 @@ def failure_of(error: BaseException, host: str, timeout_s: float, *, timed_out: 
 
 
 def printable(text: str) -> str:
-    """Make a stranger's text harmless in a log."""
+    """Replace control characters in a stranger's text, so that it is harmless in a log."""
     return "".join(c if c.isprintable() else " " for c in text).strip()
 
 
@@ -155,13 +158,6 @@ def _retry_after_s(value: str | None) -> float | None:
     return min(max(0.0, seconds), _MAX_RETRY_AFTER_S)
 
 
-def _redacted(url: str) -> str:
-    try:
-        return redact_url(url)
-    except ValueError:
-        return "an address that makes no sense"
-
-
 def _location(text: str) -> str | None:
     try:
         reply = json.loads(text)
@@ -172,7 +168,7 @@ def _location(text: str) -> str | None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and those wrapped in it by requests and urllib3, the innermost last."""
+    """Yield an error and those that requests and urllib3 wrapped in it, the innermost last."""
     inner: BaseException | None = error
     while inner is not None:
         yield inner

@@ -1,4 +1,4 @@
-"""When to try again: one image, and the backlog as a whole. Pure but for the clock and the dice."""
+"""When to try again: one image, and the backlog as a whole. Clock and random numbers are given."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _REST_CAP_S: Final = 15.0
 def backoff_s(
     failures: int, cap_s: float = _BACKOFF_CAP_S, jitter: Jitter = random.uniform
 ) -> float:
-    """Return a wait after so many failures: exponential, capped, with full jitter."""
+    """Return the wait after this many failures: exponential, capped, with full jitter."""
     return jitter(0, min(cap_s, _BACKOFF_START_S * 2.0 ** min(failures - 1, 16)))
 
 
 def image_wait_s(outcome: Deferred, failures: int, jitter: Jitter) -> float:
-    """Return how long an image waits that the server could not take, `failures` times by now."""
+    """Return how long an image waits after the server failed to take it `failures` times."""
     if outcome.retry_after_s is not None:
         return outcome.retry_after_s
     # That the server has too much to do says nothing about the image.
@@ -34,7 +34,7 @@ def image_wait_s(outcome: Deferred, failures: int, jitter: Jitter) -> float:
 
 
 class BacklogPace:
-    """Decide how long the sending of a backlog rests after each outcome.
+    """Decide how long to rest after each image of the backlog.
 
     `hurry` is for any thread, everything else for the one that sends.
     """
@@ -46,7 +46,7 @@ class BacklogPace:
         clock: Callable[[], float] = time.monotonic,
         jitter: Jitter = random.uniform,
     ) -> None:
-        """Take `look_every_s` as the longest rest, and as the one while there is no connection."""
+        """Begin; `look_every_s` is the longest rest, and the one while there is no connection."""
         self.look_every_s = look_every_s
         self._clock = clock
         self._jitter = jitter
@@ -57,11 +57,11 @@ class BacklogPace:
 
     @property
     def failing(self) -> bool:
-        """Tell whether the last outcome was a failure that may pass."""
+        """Tell whether the last outcome was `Deferred`."""
         return self._failures_in_a_row > 0
 
     def hurry(self) -> None:
-        """End the rest, also one that an attempt under way is about to begin."""
+        """End the rest, even one that an attempt under way is about to begin."""
         self._hurried = True
 
     def take_hurry(self) -> bool:
@@ -73,7 +73,7 @@ class BacklogPace:
         return True
 
     def rest_s(self, *, online: bool) -> float:
-        """Return how long to rest from now on; not positive: send."""
+        """Return how long to rest from now on; 0 or less: send."""
         if self._waits_for_line and online:
             self._waits_for_line = False
             self._failures_in_a_row = 0
@@ -81,7 +81,7 @@ class BacklogPace:
         return self._not_before_s - self._clock()
 
     def after(self, outcome: Outcome) -> float:
-        """Note what came of sending and return how long to rest."""
+        """Note an outcome and return how long to rest."""
         if not isinstance(outcome, Deferred):
             self._failures_in_a_row = 0
             return 0.0
@@ -91,7 +91,7 @@ class BacklogPace:
             return self.rest(self.look_every_s)
         asked_s = min(self.look_every_s, outcome.retry_after_s or 0.0)
         cap_s = min(self.look_every_s, _REST_CAP_S)
-        # On top of what was asked for: else all sites that were told the same come back at once.
+        # The backoff is added: else all sites that got the same answer would come back at once.
         return self.rest(asked_s + backoff_s(self._failures_in_a_row, cap_s, self._jitter))
 
     def rest(self, seconds: float) -> float:

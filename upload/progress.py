@@ -1,4 +1,4 @@
-"""How far the uploads have come: the document of the upload service, and the backlog's drain."""
+"""The state of the uploads, and the progress through a backlog."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-_BACKLOG_FROM: Final = 10  # fewer images are no backlog worth a progress report
+_BACKLOG_FROM: Final = 10  # images; fewer need no progress report
 _RATE_WINDOW_S: Final = 60.0
 
 
 @dataclass(frozen=True)
 class Drain:
-    """Progress through a backlog."""
+    """Progress through a backlog; `total` and `done` count images."""
 
     total: int
     done: int
@@ -25,7 +25,7 @@ class Drain:
 
 @dataclass(frozen=True)
 class UploadStatus:
-    """What is known of the uploads; `online` is None until something was tried."""
+    """The state of the uploads; `online` is `None` until something was tried."""
 
     enabled: bool
     online: bool | None
@@ -47,7 +47,7 @@ class Progress:
         self._done = 0
         self._started_s = 0.0
         self._delivered: deque[tuple[int, int]] = deque()
-        """Whole seconds of the clock, and how many images went in each."""
+        """Whole seconds of the clock, and the number of images done in each."""
 
     def set_left(self, left: int) -> None:
         """Note how many images are still to be sent."""
@@ -57,7 +57,7 @@ class Progress:
                 self._done = 0
 
     def note(self) -> None:
-        """Count an image of the backlog that is done with."""
+        """Count an image of the backlog as done."""
         with self._lock:
             now_s = self._clock()
             if not self._done:

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -20,8 +20,8 @@ class Deadline:
     """Cut the connection when a request takes too long. For one request at a time.
 
     Use as `with deadline.within(seconds): ...` around a request that a pool made of
-    `pool_classes()` sends. One thread watches over all requests; it ends when none came for as
-    long as a request may take, or by `close()`.
+    `pool_classes()` sends. One thread watches all requests; it ends when none came for as long as
+    a request may take, or by `close()`.
     """
 
     def __init__(self) -> None:
@@ -91,11 +91,9 @@ class Deadline:
     def _cut(self) -> None:
         self.passed = True
         if self._socket is not None:
-            try:
+            with suppress(OSError):
                 # The method of a TLS socket would also drop the encryption and go on without it.
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
-            except OSError:
-                return
 
     def _watch_requests(self, left_s: float) -> None:
         """Sleep until the request under way must end; cut it, or sleep on for a later one.

@@ -1,7 +1,7 @@
 """Upload straight to an S3-compatible store; `minio` is needed only when this is used.
 
-Keys are `prefix/SITE_ID/YYYY/MM/DD/filename` (UTC day of the file's name), so that many gates share
-a bucket. Nothing that is there already is overwritten by another picture.
+Keys are `prefix/SITE_ID/YYYY/MM/DD/filename` (UTC day of the file's name), so that many gates can
+share a bucket. No object is overwritten by another picture.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from urllib3.exceptions import HTTPError
 
 from config import ConfigError, UploadConfig, redact_url
 from store.rows import Image, iso
+from upload.http_target import CONNECT_TIMEOUT_S, MAX_REPLY_BYTES
 from upload.outcomes import (
     IMAGE_REFUSED,
     NO_SUCH_ADDRESS,
@@ -36,8 +37,6 @@ from upload.outcomes import (
 )
 from upload.request_deadline import Deadline
 
-_CONNECT_TIMEOUT_S: Final = 5.0
-_MAX_REPLY_BYTES: Final = 65_536
 _MD5_HEX: Final = re.compile(r"[0-9a-f]{32}")
 _CODE: Final = re.compile(rb"<Code>\s*(\w{1,64})\s*</Code>")
 _MESSAGE: Final = re.compile(rb"<Message>([^<]{1,300})")
@@ -88,7 +87,8 @@ _TRY_LATER_CODES: Final = frozenset(
         "XAmzContentSHA256Mismatch",
     }
 )
-_THERE_ALREADY: Final = frozenset({409, 412})
+_NAME_TAKEN: Final = frozenset({409, 412})
+_NO_REPLY: Final = HTTPResponse(status=0)
 
 
 class PortalError(Exception):
@@ -96,29 +96,29 @@ class PortalError(Exception):
 
 
 class _Pool(PoolManager):
-    """Send each request once, without following redirects, and keep the answer.
+    """Send each request once, follow no redirect, and keep the answer.
 
     minio's exceptions lose the error code of an answer whose content type differs from Amazon's.
     """
 
-    reply: BaseHTTPResponse | None = None
+    reply: BaseHTTPResponse = _NO_REPLY
     only_new = True
-    """Whether the store is asked to refuse a name that is taken."""
+    """Whether the store shall refuse a name that is taken."""
 
     def urlopen(  # type: ignore[override]
         self, method: str, url: str, redirect: bool = True, **options: Any
     ) -> BaseHTTPResponse:
-        self.reply = None
+        self.reply = _NO_REPLY
         if method == "PUT":
-            # minio leaves the checksum out over TLS; these two need no signature.
+            # minio sends no checksum over TLS; these two headers need no signature.
             options["headers"]["Content-MD5"] = base64.b64encode(_md5(options["body"])).decode()
             if self.only_new:
                 options["headers"]["If-None-Match"] = "*"
         options["preload_content"] = False
         with super().urlopen(method, url, redirect=False, **options) as reply:
-            # No more is needed, and a stranger may send more than fits into memory.
+            # A stranger may send more than fits into memory.
             self.reply = HTTPResponse(
-                reply.read(_MAX_REPLY_BYTES),
+                reply.read(MAX_REPLY_BYTES),
                 reply.headers,
                 reply.status,
                 reason=reply.reason,
@@ -126,7 +126,7 @@ class _Pool(PoolManager):
             )
         headers = self.reply.headers
         is_page = headers.get("content-type", "").lower().startswith("text/html")
-        # A store always sends the ETag of what it took or has.
+        # A store always sends the ETag of the object it took or has.
         if self.reply.status < 300 and (is_page or "etag" not in headers):
             raise PortalError
         return self.reply
@@ -160,7 +160,7 @@ class S3Target:
         self._host = endpoint.hostname or ""
         self._knows_if_none_match = True
         self._deadline = Deadline()
-        connect_s = min(_CONNECT_TIMEOUT_S, config.timeout_s)
+        connect_s = min(CONNECT_TIMEOUT_S, config.timeout_s)
         self._pool = _Pool(
             num_pools=1, maxsize=1, retries=False, timeout=Timeout(connect_s, config.timeout_s)
         )
@@ -180,13 +180,13 @@ class S3Target:
             raise ConfigError([f"S3_ENDPOINT_URL={where}, AWS_REGION: {error}"]) from error
 
     def key_of(self, image: Image) -> str:
-        """Return the object's name, which stays when the time of the image is corrected."""
+        """Return the object's key, which stays when the time of the image is corrected."""
         moment = image.named_at or image.captured_at
         day = moment.astimezone(UTC).strftime("%Y/%m/%d")
         return "/".join(filter(None, (self._prefix, self._site_id, day, image.filename)))
 
     def send(self, image: Image, jpeg: bytes, *, replay: bool) -> Outcome:
-        """Put the image unless it is there, verify what arrived, and say how that went."""
+        """Put the image unless the store has it, verify what arrived, and return the outcome."""
         try:
             with self._deadline.within(self._timeout_s):
                 return self._deliver(self.key_of(image), image, jpeg)
@@ -204,10 +204,10 @@ class S3Target:
         self._deadline.close()
 
     def _deliver(self, key: str, image: Image, jpeg: bytes) -> Outcome:
-        """Look whether the image is there, put it if not, and say how that went.
+        """Look for the image in the store and put it if it is missing.
 
-        Looking first saves sending an image twice, and protects what is there in a store that
-        ignores `If-None-Match`. A key without the right to read finds nothing and must rely on it.
+        Looking first saves sending an image twice, and protects objects in a store that ignores
+        `If-None-Match`. Without the right to read nothing is found, and only that header protects.
         """
         location = f"s3://{self._bucket}/{key}"
         found = self._look(key, image, jpeg)
@@ -215,7 +215,7 @@ class S3Target:
             try:
                 return self._put(key, image, jpeg, location, only_new=True)
             except self._errors:
-                if self._status() not in _THERE_ALREADY:
+                if self._pool.reply.status not in _NAME_TAKEN:
                     raise
             said = self._said()
             found = self._look(key, image, jpeg)
@@ -241,7 +241,7 @@ class S3Target:
                 metadata=self._metadata(image),
             )
         except self._errors:
-            if self._code() == "NotImplemented" and self._pool.only_new:
+            if self._in_body(_CODE) == "NotImplemented" and self._pool.only_new:
                 self._knows_if_none_match = False  # Backblaze B2 says so, for one
                 return self._put(key, image, jpeg, location, only_new=only_new)
             raise
@@ -254,50 +254,39 @@ class S3Target:
     ) -> Literal["none", "same", "damaged", "other"]:
         """Return what lies under the key.
 
-        A refusal for want of the right to read counts as none: the put will say what is wrong.
+        Without the right to read it is `none`: the put will tell what is wrong.
         """
         try:
             self._client.stat_object(self._bucket, key)
         except self._errors:
-            if 400 <= self._status() < 500:
+            if 400 <= self._pool.reply.status < 500:
                 return "none"
             raise
-        headers = self._headers()
+        headers = self._pool.reply.headers
         whole = int(headers.get("content-length", -1)) == len(jpeg) and not self._differs(jpeg)
         if headers.get("x-amz-meta-sha256") == image.sha256:
             return "same" if whole else "damaged"
-        return "same" if whole and self._tells_md5() else "other"
+        return "same" if whole and self._md5_of_object() else "other"
 
     def _differs(self, jpeg: bytes) -> bool:
-        """Tell whether the last answer has a checksum and it is that of other bytes."""
-        return self._tells_md5() and self._etag() != _md5(jpeg).hex()
+        """Tell whether the last answer has a checksum that is not the picture's."""
+        return self._md5_of_object() not in ("", _md5(jpeg).hex())
 
-    def _tells_md5(self) -> bool:
-        encryption = self._headers().get("x-amz-server-side-encryption", "AES256")
-        by_customer = "x-amz-server-side-encryption-customer-algorithm" in self._headers()
-        plain = encryption == "AES256" and not by_customer
-        return plain and _MD5_HEX.fullmatch(self._etag()) is not None
+    def _md5_of_object(self) -> str:
+        """Return the MD5 in the last answer, empty when its ETag is something else."""
+        headers = self._pool.reply.headers
+        is_plain = headers.get("x-amz-server-side-encryption", "AES256") == "AES256"
+        by_customer = "x-amz-server-side-encryption-customer-algorithm" in headers
+        etag = headers.get("etag", "").strip('"').lower()
+        return etag if is_plain and not by_customer and _MD5_HEX.fullmatch(etag) else ""
 
-    def _etag(self) -> str:
-        return str(self._headers().get("etag", "")).strip('"').lower()
-
-    def _headers(self) -> Any:
-        return {} if self._pool.reply is None else self._pool.reply.headers
-
-    def _status(self) -> int:
-        return 0 if self._pool.reply is None else self._pool.reply.status
-
-    def _body(self) -> bytes:
-        return (self._pool.reply and self._pool.reply.data) or b""
-
-    def _code(self) -> str:
-        found = _CODE.search(self._body())
-        return found[1].decode("ascii", "replace") if found else ""
+    def _in_body(self, pattern: re.Pattern[bytes]) -> str:
+        found = pattern.search(self._pool.reply.data or b"")
+        return found[1].decode("utf-8", "replace") if found else ""
 
     def _said(self) -> str:
-        found = _MESSAGE.search(self._body())
-        message = found[1].decode("utf-8", "replace") if found else ""
-        said = f"the store answered {self._status()} {self._code()}".rstrip()
+        message = self._in_body(_MESSAGE)
+        said = f"the store answered {self._pool.reply.status} {self._in_body(_CODE)}".rstrip()
         return printable(f"{said}: {message}")[:200].rstrip(": ")
 
     def _metadata(self, image: Image) -> dict[str, Any]:
@@ -314,7 +303,7 @@ class S3Target:
 
     def _meaning_of(self, error: BaseException) -> Outcome:
         """Say what the answer to the last request means."""
-        status, code, said = self._status(), self._code(), self._said()
+        status, code, said = self._pool.reply.status, self._in_body(_CODE), self._said()
         if not status:
             return self._failure_of(error)
         if code in _CLOCK_CODES:
@@ -326,7 +315,7 @@ class S3Target:
             return Misconfigured(said, "Check S3_API_URL, S3_ENDPOINT_URL and AWS_REGION.")
         if status in IMAGE_REFUSED and code not in _TRY_LATER_CODES:
             return Rejected(said)
-        return try_later(status, said, self._headers().get("retry-after"))
+        return try_later(status, said, self._pool.reply.headers.get("retry-after"))
 
     def _failure_of(self, error: BaseException) -> Outcome:
         timed_out = self._deadline.passed
