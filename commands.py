@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -25,7 +26,6 @@ from runtime.stats import Stats
 from runtime.worker import Worker, stop_all
 from store import archive
 from store.catalog import Catalog
-from store.rows import Image
 from upload.s3_target import S3Target
 
 _CONNECT_S: Final = 15.0
@@ -53,7 +53,7 @@ def test_capture(config: Config, say: Say) -> int:
         Stats(),
         site_id=config.site.site_id,
         uploads_enabled=False,
-        on_saved=_ignore,
+        on_saved=lambda image: None,
     )
     workers: list[Worker] = [*capture.workers.values(), *streams.values()]
     say(f"Connecting to {len(cameras)} cameras …")
@@ -147,8 +147,7 @@ def _is_decided(gpio: GpioService) -> bool:
 
 def cleanup_now(config: Config, say: Say) -> int:
     """Run the retention once, beside a running daemon or without one."""
-    catalog = Catalog.open_beside(config.storage)
-    try:
+    with closing(Catalog.open_beside(config.storage)) as catalog:
         report = CleanupService(
             config.cleanup,
             catalog,
@@ -156,8 +155,6 @@ def cleanup_now(config: Config, say: Say) -> int:
             min_free_disk_bytes=config.storage.min_free_disk_bytes,
             uploads_enabled=config.upload.enabled,
         ).run()
-    finally:
-        catalog.close()
     if report.held_back:
         say(f"Nothing was deleted: {report.held_back}.")
     say(
@@ -168,12 +165,9 @@ def cleanup_now(config: Config, say: Say) -> int:
 
 
 def requeue_unknown(config: Config, say: Say) -> int:
-    """Make all images of unknown fate pending."""
-    catalog = Catalog.open_beside(config.storage)
-    try:
+    """Make all images in state `unknown` pending."""
+    with closing(Catalog.open_beside(config.storage)) as catalog:
         changed = catalog.states.resolve_unknown("pending")
-    finally:
-        catalog.close()
     say(f"{changed} images are pending again.")
     return 0
 
@@ -194,8 +188,13 @@ def verify(config: Config, say: Say) -> int:
 
 
 def export(config: Config, day: date, target: Path | None, say: Say) -> int:
-    """Write a day's photos to a zip file; 1 if there are none or not all are in it."""
-    target = _zip_path(target, f"photos-{config.site.site_id}-{day}.zip")
+    """Write a day's photos to a zip file; 1 if there are none or some could not be read.
+
+    `target` is the file, or its folder; the working directory when it is `None`.
+    """
+    target = target or Path()
+    if target.is_dir():
+        target /= f"photos-{config.site.site_id}-{day}.zip"
     labels = {camera.name: camera.label for camera in config.cameras}
     with archive.reading(config.storage) as catalog:
         try:
@@ -210,13 +209,6 @@ def export(config: Config, day: date, target: Path | None, say: Say) -> int:
         return 1
     say(f"{done.photos} photos in {target}")
     return 1 if done.left_out else 0
-
-
-def _zip_path(asked: Path | None, default_name: str) -> Path:
-    """Return the file to write: the one asked for, or one of the usual name in that folder."""
-    if asked is None:
-        return Path(default_name)
-    return asked / default_name if asked.is_dir() else asked
 
 
 def rebuild(config: Config, say: Say) -> int:
@@ -245,13 +237,9 @@ def check_config(config: Config, say: Say) -> int:
     say(f"Site: {config.site.site_id}")
     say(f"Images: {config.storage.image_dir}")
     if config.upload.enabled and config.upload.is_s3:
-        # Making it checks the settings: what is wrong is said here, not when the daemon starts.
+        # Its construction checks the settings.
         S3Target(config.upload, config.site.site_id).close()
     upload = redact_url(config.upload.url) if config.upload.enabled else "switched off"
     say(f"Uploads: {upload}")
     say("The configuration is fine.")
     return 0
-
-
-def _ignore(image: Image) -> None:
-    """Test images are not uploaded."""

@@ -28,10 +28,16 @@ _MIN_GZIP_BYTES: Final = 500
 _GZIPPED: Final = frozenset(
     {"text/html", "text/css", "text/javascript", "application/json", "image/svg+xml"}
 )
-_CSP: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-)
+_HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
 
 
 def create_app(site: Site, access: Access, *, trusted_proxies: Iterable[str] = ()) -> Flask:
@@ -55,7 +61,7 @@ def create_app(site: Site, access: Access, *, trusted_proxies: Iterable[str] = (
 
 
 def _add_words(app: Flask, site: Site, access: Access) -> None:
-    """Give templates the site's words: times in its zone, names, and the token for forms."""
+    """Give templates words, times in the site's zone, names, and the token for forms."""
     zone = site.timezone
     filters: dict[str, Callable[..., str]] = {
         "ago": words.ago,
@@ -94,11 +100,7 @@ def _versions(folder: Path) -> dict[str, str]:
 
 
 def _add_headers(response: Response) -> Response:
-    response.headers["Content-Security-Policy"] = _CSP
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["X-Frame-Options"] = "DENY"
-    response.headers["Referrer-Policy"] = "no-referrer"
-    response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
+    response.headers.update(_HEADERS)
     if request.endpoint == "static" and response.status_code < 400:
         kept = "public, max-age=31536000, immutable" if request.args.get("v") else "no-cache"
         response.headers["Cache-Control"] = kept
@@ -126,7 +128,7 @@ def _compress(response: Response) -> Response:
 
 
 class _TrustedProxies:
-    """Believe `X-Forwarded-*` only from proxies that the settings name."""
+    """Believe `X-Forwarded-*` only from the networks of trusted proxies."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Who may come in: the guard before every request, login, logout, and the password."""
+"""Who may come in: the guard before every request, login, logout, change of password."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from flask import Blueprint, Response, g, jsonify, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
-from web.errors import ApiError, wants_json
+from web.errors import ApiError, add_retry_after, wants_json
 from web.passwords import (
     DEFAULT_PASSWORD,
     MIN_PASSWORD_LENGTH,
@@ -53,10 +53,10 @@ class Access:
         return self.sessions.csrf_token(_session_id() if self.enabled else None)
 
     def guard(self) -> BaseResponse | None:
-        """Refuse a request that may not pass, or let it go on.
+        """Let a request pass with `None`, or answer it with a redirect.
 
         Raises:
-            ApiError
+            ApiError: it is refused.
         """
         g.session = None
         if request.endpoint in _PUBLIC:
@@ -64,11 +64,10 @@ class Access:
         if self._has_token():
             return None
         if self.enabled:
-            session = self.sessions.find(_session_id())
-            if session is None:
+            g.session = self.sessions.find(_session_id())
+            if g.session is None:
                 return _turn_away()
-            g.session = session
-            if session.must_change_password and request.endpoint not in _WITH_DEFAULT_PASSWORD:
+            if _must_change() and request.endpoint not in _WITH_DEFAULT_PASSWORD:
                 return _ask_for_new_password()
         self._check_csrf()
         return None
@@ -84,7 +83,7 @@ class Access:
         raise ApiError(401, "unauthorized", "the API token is wrong")
 
     def _check_csrf(self) -> None:
-        """Refuse a change that a page of another site may have asked for."""
+        """Refuse a changing request that may come from a page of another site."""
         if request.method in _SAFE:
             return
         by_browser = any(name in request.headers for name in ("Origin", "Referer", "Cookie"))
@@ -97,10 +96,10 @@ class Access:
             )
 
     def change_password(self, current: str, new: str) -> str:
-        """Set a new password and return the id of the caller's session that goes on.
+        """Set a new password and return the id of a new session for the caller.
 
         Raises:
-            ApiError
+            ApiError: it is refused or can't be stored.
         """
         client = request.remote_addr or ""
         self._slow_down(client)
@@ -124,18 +123,18 @@ class Access:
         self.sessions.close(_session_id())
         return self.sessions.open(must_change_password=False)
 
-    def log_in(self, password: str) -> str | None:
-        """Return the id of a new session, `None` when the password is wrong.
+    def log_in(self, password: str) -> str:
+        """Return the id of a new session.
 
         Raises:
-            ApiError: too many attempts.
+            ApiError: the password is wrong, or there were too many attempts.
         """
         client = request.remote_addr or ""
         self._slow_down(client)
         try:
             if not self.passwords.check(password):
                 _log.warning("web login failed from %s", client)
-                return None
+                raise ApiError(401, "unauthorized", "the password is wrong")
         except BusyError:
             raise _too_busy() from None
         self.throttle.succeeded(client)
@@ -174,12 +173,8 @@ def _add_login(pages: Blueprint, access: Access) -> None:
             if wants_json():
                 raise
             response = _login_page(access, error.sentence, error.status)
-            response.headers["Retry-After"] = str(error.more["retry_after_s"])
+            add_retry_after(response, error)
             return response
-        if session_id is None:
-            if wants_json():
-                raise ApiError(401, "unauthorized", "the password is wrong")
-            return _login_page(access, "The password is wrong.", 401)
         response = jsonify(ok=True) if wants_json() else redirect(_next_page(), 303)
         return with_session(response, session_id)
 
@@ -210,12 +205,12 @@ def _add_password(pages: Blueprint, access: Access) -> None:
 
 
 def api_session(access: Access) -> Response:
-    """Return what a page must know of its session."""
-    session: Session | None = g.session
+    """Return the document of `/api/session`."""
+    by_token = "Authorization" in request.headers
     return jsonify(
-        authenticated=session is not None or not access.enabled or _by_token(),
+        authenticated=g.session is not None or not access.enabled or by_token,
         auth_enabled=access.enabled,
-        password_change_required=session is not None and session.must_change_password,
+        password_change_required=_must_change(),
         csrf_token=access.csrf_token(),
     )
 
@@ -226,8 +221,10 @@ def with_session(response: AnyResponse, session_id: str) -> AnyResponse:
     return response
 
 
-def _by_token() -> bool:
-    return "Authorization" in request.headers
+def _must_change() -> bool:
+    """Tell whether this request's session was opened with the default password."""
+    session: Session | None = g.session
+    return session is not None and session.must_change_password
 
 
 def _session_id() -> str | None:
@@ -235,14 +232,14 @@ def _session_id() -> str | None:
 
 
 def _turn_away() -> BaseResponse:
-    if request.path.startswith("/api/") or wants_json():
+    if wants_json():
         raise ApiError(401, "unauthorized", "log in first")
     wanted = request.full_path.rstrip("?") if request.method == "GET" else "/"
     return redirect(url_for("access.login", next=None if wanted == "/" else wanted), 303)
 
 
 def _ask_for_new_password() -> BaseResponse:
-    if request.path.startswith("/api/") or wants_json():
+    if wants_json():
         raise ApiError(403, "password_change_required", "change the default password first")
     return redirect(url_for("access.password"), 303)
 
@@ -262,9 +259,9 @@ def _login_page(access: Access, error: str | None, status: int) -> BaseResponse:
 
 
 def _refuse_foreign_form(access: Access) -> None:
-    """Refuse a login that a page of another site has posted.
+    """Refuse a login posted by a page of another site.
 
-    Our own form comes with `Origin: null`, since we send no referrer; so its token decides.
+    Our own form comes with `Origin: null`, since we send no referrer: its token decides.
     """
     origin = request.headers.get("Origin")
     if origin is None or urlsplit(origin).netloc == request.host:
@@ -282,11 +279,10 @@ def _next_page() -> str:
 
 
 def _password_page(access: Access, error: str | None) -> str:
-    session: Session | None = g.session
     return render_template(
         "password.html",
         error=error,
-        forced=session is not None and session.must_change_password,
+        forced=_must_change(),
         managed=access.passwords.managed_by_environment,
         enabled=access.enabled,
         min_length=MIN_PASSWORD_LENGTH,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request, send_file
@@ -14,8 +15,7 @@ from web.documents import (
     event_document,
     image_document,
     image_filter,
-    paging,
-    paging_document,
+    listing,
 )
 from web.errors import ApiError
 
@@ -54,28 +54,16 @@ def _add_lists(api: Blueprint, site: Site) -> None:
     @api.get("/api/images")
     def images() -> Response:
         which = image_filter(site.by_name, site.timezone)
-        page, per_page, before = paging()
-        skip = 0 if before else (page - 1) * per_page
-        found = site.catalog.images(which, limit=per_page + 1, before_id=before, skip=skip)
-        return jsonify(
-            images=[image_document(image) for image in found[:per_page]],
-            **paging_document(
-                site.catalog.count(which), page, per_page, [image.id for image in found]
-            ),
-        )
+        find, total = partial(site.catalog.images, which), site.catalog.count(which)
+        return jsonify(listing("images", find, image_document, total))
 
     @api.get("/api/events")
     def events() -> Response:
         state = choice("state", EVENT_STATES)
-        page, per_page, before = paging()
-        skip = 0 if before else (page - 1) * per_page
-        found = site.catalog.events(state, limit=per_page + 1, before_id=before, skip=skip)
         counts = site.catalog.totals().events
         total = counts[state] if state else sum(counts.values())
-        return jsonify(
-            events=[event_document(event) for event in found[:per_page]],
-            **paging_document(total, page, per_page, [event.id for event in found]),
-        )
+        find = partial(site.catalog.events, state)
+        return jsonify(listing("events", find, event_document, total))
 
 
 def _add_pictures(api: Blueprint, site: Site) -> None:

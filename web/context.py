@@ -1,9 +1,10 @@
-"""What the routes are given: state to show, things to do, and the site's cameras and zone."""
+"""What the routes are given: the state to show, actions, and the site's cameras and zone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
@@ -41,7 +42,7 @@ class LivePicture:
 
 
 class CameraUnavailableError(Exception):
-    """A camera sends nothing right now; `hint` says what to do."""
+    """A camera gives no picture right now; `hint` says what to do."""
 
     def __init__(self, reason: str, hint: str) -> None:
         super().__init__(reason)
@@ -73,13 +74,11 @@ class Site:
     catalog: CatalogReader
     status: StatusSource
     actions: Actions
-    by_name: dict[str, CameraConfig] = field(init=False)
-    """Cameras by their key and by their name."""
 
-    def __post_init__(self) -> None:
-        """Index the cameras."""
-        words = {word: camera for camera in self.cameras for word in (camera.key, camera.name)}
-        object.__setattr__(self, "by_name", words)
+    @cached_property
+    def by_name(self) -> dict[str, CameraConfig]:
+        """Return the cameras by their key and by their name."""
+        return {word: camera for camera in self.cameras for word in (camera.key, camera.name)}
 
     def enabled_camera(self, word: str) -> CameraConfig:
         """Return the camera of a key or name.
@@ -121,7 +120,7 @@ class Site:
         """Make one image, or all, due for upload now.
 
         Raises:
-            ApiError: there is no such image, or it is not to be sent.
+            ApiError: there is no such image, or its state allows no retry.
         """
         try:
             retried = self.actions.retry_uploads(filename)
@@ -132,10 +131,10 @@ class Site:
         return retried
 
     def resolve_unknown(self, action: object) -> int:
-        """Send images of unknown fate, or take them for sent.
+        """Make images in state `unknown` pending ("send") or uploaded ("mark_sent").
 
         Raises:
-            ApiError: it is neither.
+            ApiError: the action is another one.
         """
         states = {"send": "pending", "mark_sent": "uploaded"}
         if not isinstance(action, str) or action not in states:

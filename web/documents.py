@@ -1,10 +1,10 @@
-"""What the API shows of images and events, and how it reads filters and pages."""
+"""The documents of images and events, and the query parameters for filters and pages."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from zoneinfo import ZoneInfo
 
 from flask import request, url_for
@@ -15,6 +15,7 @@ from web.errors import ApiError
 
 EVENT_STATES: Final = ("capturing", "saved", "failed")
 _MAX_PER_PAGE: Final = 200
+_Listed = TypeVar("_Listed", Event, Image)
 
 
 def image_document(image: Image) -> dict[str, Any]:
@@ -81,10 +82,8 @@ def choice(name: str, options: tuple[str, ...]) -> str | None:
     Raises:
         ApiError: it is not one of the options.
     """
-    value = request.args.get(name)
-    if not value:
-        return None
-    if value not in options:
+    value = request.args.get(name) or None
+    if value is not None and value not in options:
         raise ApiError(400, "bad_request", f"{name} must be one of {', '.join(options)}")
     return value
 
@@ -107,12 +106,24 @@ def _number(name: str, default: int, low: int, high: int) -> int:
     return int(text)
 
 
-def paging_document(total: int, page: int, per_page: int, ids: list[int]) -> dict[str, Any]:
-    """Return where a listing is; `ids` has one more than a page when another page follows."""
+def listing(
+    key: str,
+    find: Callable[..., Sequence[_Listed]],
+    document: Callable[[_Listed], dict[str, Any]],
+    total: int,
+) -> dict[str, Any]:
+    """Return the page that the query asks for, its entries as `key`.
+
+    `find` takes limit, before_id and skip; `total` counts the entries of all pages.
+    """
+    page, per_page, before = paging()
+    skip = 0 if before else (page - 1) * per_page
+    found = find(limit=per_page + 1, before_id=before, skip=skip)  # one more: is there a next page?
     return {
+        key: [document(entry) for entry in found[:per_page]],
         "total": total,
         "page": page,
         "per_page": per_page,
         "pages": -(-total // per_page),
-        "next": str(ids[per_page - 1]) if len(ids) > per_page else None,
+        "next": str(found[per_page - 1].id) if len(found) > per_page else None,
     }

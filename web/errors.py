@@ -1,4 +1,4 @@
-"""What a refused or failed request is answered: JSON for programs, a page for people."""
+"""The answers to refused and failed requests: JSON for programs, a page for people."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CODES = {404: "not_found", 405: "bad_request", 413: "bad_request", 500: "intern
 
 
 class ApiError(Exception):
-    """A request that can't be done: HTTP status, code, reason in words, and perhaps a `hint`."""
+    """A request is refused: HTTP status, code, reason; `more` may hold `hint`, `retry_after_s`."""
 
     def __init__(self, status: int, code: str, error: str, **more: Any) -> None:
         super().__init__(error)
@@ -45,9 +45,7 @@ def wants_json() -> bool:
 def add_errors(app: Flask) -> None:
     """Answer each kind of error as JSON or as a page, whichever the client wants."""
 
-    @app.errorhandler(ApiError)
-    def tell(error: ApiError) -> BaseResponse:
-        return _answer(error)
+    app.register_error_handler(ApiError, _answer)
 
     @app.errorhandler(HTTPException)
     def tell_http(error: HTTPException) -> BaseResponse:
@@ -82,6 +80,11 @@ def _answer(error: ApiError) -> BaseResponse:
     else:
         page = render_template("error.html", status=error.status, sentence=error.sentence)
         response = Response(page, error.status)
+    add_retry_after(response, error)
+    return response
+
+
+def add_retry_after(response: BaseResponse, error: ApiError) -> None:
+    """Say when to try again, if the error does."""
     if "retry_after_s" in error.more:
         response.headers["Retry-After"] = str(error.more["retry_after_s"])
-    return response

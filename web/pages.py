@@ -118,7 +118,7 @@ def _add_photos(pages: Blueprint, site: Site) -> None:
 def _by_day(
     site: Site, which: ImageFilter, images: list[Image]
 ) -> list[tuple[Image, int, list[Image]]]:
-    """Return the first image, the count of the whole day, and the images of each day."""
+    """Return each day's first image shown, its number of all images, and its images shown."""
     days = []
     for day, group in groupby(images, lambda i: i.captured_at.astimezone(site.timezone).date()):
         of_day = list(group)
@@ -132,14 +132,13 @@ def _add_uploads(pages: Blueprint, site: Site) -> None:
     @pages.get("/uploads")
     def uploads() -> str:
         status = site.status.status()
-        totals = site.catalog.totals().by_state
         return render_template(
             "uploads.html",
             upload=status["upload"],
             light=next(x for x in words.lights(status, site.timezone) if x.key == "uploads"),
             pending=site.catalog.oldest_pending(_LISTED),
             rejected=site.catalog.images(ImageFilter(state="rejected"), limit=_LISTED),
-            totals=totals,
+            totals=site.catalog.totals().by_state,
         )
 
     @pages.post("/uploads/retry")

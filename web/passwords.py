@@ -6,19 +6,19 @@ import hashlib
 import hmac
 import logging
 import os
-import tempfile
 import threading
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from dotenv import dotenv_values
 from werkzeug.security import check_password_hash, generate_password_hash
 
+from runtime.durable_file import replace_file
+
 _log = logging.getLogger(__name__)
 
-DEFAULT_PASSWORD: Final = "admin123"  # noqa: S105 - the documented one, which can only change itself
+DEFAULT_PASSWORD: Final = "admin123"  # noqa: S105 - documented, good only for changing it
 MIN_PASSWORD_LENGTH: Final = 8
 _MAX_PASSWORD_LENGTH: Final = 1024
 _HASH_VARIABLE: Final = "ADMIN_PASSWORD_HASH"
@@ -31,7 +31,7 @@ class WeakPasswordError(ValueError):
 
 
 class WrongPasswordError(Exception):
-    """The current password was given wrong."""
+    """The current password given is wrong."""
 
 
 class ManagedByEnvironmentError(Exception):
@@ -64,7 +64,7 @@ class Passwords:
 
     @property
     def fingerprint(self) -> str:
-        """Return what changes whenever the password does."""
+        """Return a text that changes whenever the password does."""
         return hashlib.sha256(self._current_hash().encode()).hexdigest()[:16]
 
     @property
@@ -122,7 +122,7 @@ class Passwords:
             try:
                 values = dotenv_values(self._env_file, interpolate=False, encoding="utf-8-sig")
             except (OSError, UnicodeDecodeError) as error:
-                # The last known password stays: a broken file must not bring the default one back.
+                # The last known hash stays: a broken file must not bring the default password back.
                 _log.error("%s can't be read: %s", self._env_file, error)
                 return self._hash
             self._hash = (values.get(_HASH_VARIABLE) or "").strip()
@@ -155,6 +155,7 @@ def store_password(env_file: Path, password: str) -> None:
         OSError: it can't be read or written.
     """
     target = env_file.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         text = target.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
@@ -163,51 +164,24 @@ def store_password(env_file: Path, password: str) -> None:
     except UnicodeDecodeError as error:
         raise OSError(f"{env_file} is not UTF-8 text") from error
     hashed = generate_password_hash(password, _HASH_METHOD)
-    _replace(target, _with_line(text, f"{_HASH_VARIABLE}='{hashed}'"))
+    text = _with_line(text, f"{_HASH_VARIABLE}='{hashed}'")
+    replace_file(target, [text.encode()], private=True)
 
 
 def _with_line(text: str, line: str) -> str:
-    """Return the text with `line` in the place of the one that set the same variable."""
+    """Return the text with `line` in place of the line, or comment, of the same variable."""
     name = line.partition("=")[0]
     lines = text.splitlines()
     ours = [i for i, old in enumerate(lines) if _variable_of(old) == name]
-    if ours:
-        lines[ours[-1]] = line
-        for i in reversed(ours[:-1]):
-            del lines[i]
-    else:
-        commented = [i for i, old in enumerate(lines) if _variable_of(old.lstrip("# ")) == name]
-        if commented:
-            lines[commented[-1]] = line
-        else:
-            lines.append(line)
-    return "\n".join(lines) + "\n"
+    commented = [i for i, old in enumerate(lines) if _variable_of(old.lstrip("# ")) == name]
+    place = next(reversed(ours or commented), len(lines))
+    lines[place : place + 1] = [line]
+    kept = [text for i, text in enumerate(lines) if i == place or i not in ours]
+    return "\n".join(kept) + "\n"
 
 
 def _variable_of(line: str) -> str:
     return line.strip().removeprefix("export ").partition("=")[0].strip() if "=" in line else ""
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")  # mode 0600
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        with suppress(OSError):  # keep the owner when root changes the file of the service's user
-            owner = path.stat()
-            os.chown(temporary, owner.st_uid, owner.st_gid)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _matches(hashed: str, password: str) -> bool:

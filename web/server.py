@@ -22,7 +22,7 @@ _BIND_RETRY_S: Final = 5.0
 class WebServer(Worker):
     """Serve the application with waitress; `what` names it in the log.
 
-    An address this host does not have yet is tried again; everything else goes on meanwhile.
+    Binding an address that this host does not have yet is tried again.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Who is logged in: sessions kept on this side, and the tokens of their forms."""
+"""Who is logged in: sessions kept by the server, and the tokens of their forms."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from web.passwords import Passwords, _replace
+from runtime.durable_file import replace_file
+from web.passwords import Passwords
 
 _log = logging.getLogger(__name__)
 
@@ -35,10 +36,10 @@ class Session:
 
 
 class Sessions:
-    """Sessions, kept on this side; the cookie holds a random id and nothing else.
+    """Sessions, kept by the server; the cookie holds a random id and nothing else.
 
-    Only the ids' hashes are stored, in `state_dir`, with the secret key. A session ends when it was
-    not used for `idle_s`, after thirty days, at logout, and when the password changes.
+    Only hashes of the ids are stored, in `state_dir`, beside the secret key. A session ends after
+    `idle_s` without use, after thirty days, at logout, and when the password changes.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Sessions:
         return session_id
 
     def find(self, session_id: str | None) -> Session | None:
-        """Return a session that has not ended, and note that it is used."""
+        """Return the session of an id, if it has not ended, and note that it is used."""
         if not session_id:
             return None
         name, now_s = _name_of(session_id), self._clock()
@@ -99,7 +100,7 @@ class Sessions:
                 self._save()
 
     def csrf_token(self, session_id: str | None) -> str:
-        """Return a session's token, masked anew each time so that compression gives nothing away.
+        """Return a session's token, masked anew each time: pages are compressed (BREACH).
 
         `None` stands for everybody while authentication is off.
         """
@@ -139,7 +140,7 @@ class Sessions:
     def _save(self) -> None:
         sessions = {name: asdict(session) for name, session in self._sessions.items()}
         try:
-            _replace(self._file, json.dumps(sessions))
+            replace_file(self._file, [json.dumps(sessions).encode()], private=True)
         except OSError as error:  # a full disk must not keep anybody from logging in
             _log.warning("%s can't be written: %s", self._file, error.strerror)
 
@@ -149,7 +150,7 @@ def _name_of(session_id: str) -> str:
 
 
 def _load_key(path: Path) -> bytes:
-    """Return the secret key, made at the first start; if it can't be kept, one for this run."""
+    """Return the secret key, created when missing; if it can't be stored, it is for this run."""
     try:
         key = bytes.fromhex(path.read_text(encoding="ascii").strip())
         if len(key) == _KEY_BYTES:
@@ -158,7 +159,7 @@ def _load_key(path: Path) -> bytes:
         pass
     key = secrets.token_bytes(_KEY_BYTES)
     try:
-        _replace(path, key.hex() + "\n")
+        replace_file(path, [f"{key.hex()}\n".encode()], private=True)
     except OSError as error:
         _log.warning("%s can't be written: %s", path, error.strerror)
     return key

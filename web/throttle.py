@@ -1,4 +1,4 @@
-"""How fast passwords may be tried."""
+"""How fast passwords may be tried: a token bucket for each client, and one for all."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class LoginThrottle:
     """
 
     _EACH: Final = (5.0, 10.0)
-    """Attempts at once, seconds until another one."""
+    """Attempts at once, and seconds until another one."""
     _ALL: Final = (50.0, 1.0)
     _MOST_CLIENTS: Final = 10_000
 
@@ -35,7 +35,7 @@ class LoginThrottle:
         self._all = _Bucket(self._ALL[0], clock())
 
     def wait_s(self, client: str) -> float:
-        """Return for how many seconds a client has to wait, 0 when it may try; count the try."""
+        """Return how many seconds a client has to wait; 0 lets it try and counts the attempt."""
         with self._lock:
             now_s = self._clock()
             bucket = self._clients.get(_network(client)) or _Bucket(self._EACH[0], now_s)
@@ -69,7 +69,7 @@ def _refill(bucket: _Bucket, rate: tuple[float, float], now_s: float) -> None:
 
 
 def _network(client: str) -> str:
-    """Return what one owner has: an IPv4 address, or the /64 of an IPv6 address."""
+    """Return what belongs to one owner: an IPv4 address, or the /64 of an IPv6 address."""
     try:
         address = ipaddress.ip_address(client)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What pages say: lights with their causes, times in the site's zone, ages, sizes."""
+"""The words on pages: lights with their causes, times in the site's zone, ages, sizes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _STATE_WORDS: Final = {
 
 @dataclass
 class Light:
-    """One of the facts of the first screen; `alerts` are the causes behind its level."""
+    """One line of the first screen; `alerts` are the causes of its level."""
 
     key: str
     title: str
@@ -118,7 +118,7 @@ def day(moment: datetime | str, zone: ZoneInfo) -> str:
 
 
 def size(size_bytes: float) -> str:
-    """Return a size in units that fit, three digits at most."""
+    """Return a size in the largest unit that fits: 1.5 MB, 12 MB."""
     for unit, step in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size_bytes >= step:
             value = size_bytes / step
@@ -145,8 +145,7 @@ def camera_line(camera: Mapping[str, Any]) -> tuple[str, str]:
         return "ok", "live" if age_ms is None or age_ms < 1500 else f"{age_ms / 1000:.0f} s old"
     if camera["state"] == "connecting":
         return "warning", "connecting"
-    words = camera["error"] or camera["state"]
-    return "error", f"{camera['state']}: {words}"
+    return "error", f"{camera['state']}: {camera['error'] or camera['state']}"
 
 
 def count(number: int, word: str) -> str:

@@ -62,10 +62,10 @@ def test_the_script_says_what_it_cannot_write(
 ) -> None:
     monkeypatch.chdir(tmp_path)
 
-    def fail(path: Path, text: str) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(passwords, "_replace", fail)
+    monkeypatch.setattr(passwords, "replace_file", fail)
     code, said = run([GOOD])
     assert code == 1
     assert "can't be written: Permission denied" in said

@@ -23,6 +23,7 @@ class Clock:
 
 def make_sessions(tmp_path: Path, clock: Clock) -> tuple[Sessions, Passwords]:
     passwords = Passwords(tmp_path / ".env", {})
+    (tmp_path / "state").mkdir(exist_ok=True)
     return Sessions(tmp_path / "state", passwords, 600, clock), passwords
 
 
