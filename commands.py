@@ -1,4 +1,4 @@
-"""The one-shot commands of the command line: what an installer runs by hand.
+"""The one-shot commands of the command line, which an installer runs by hand.
 
 Each prints to the terminal and returns the exit code.
 """
@@ -29,7 +29,7 @@ from store.catalog import Catalog
 from upload.s3_target import S3Target
 
 _CONNECT_S: Final = 15.0
-_SETTLE_S: Final = 1.2  # what a stream needs until the moments of its pictures are sure
+_SETTLE_S: Final = 1.2  # until the moments of a stream's pictures are known
 _RESULT_S: Final = 30.0
 _POLL_S: Final = 0.1
 _STOP_S: Final = 8.0

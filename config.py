@@ -1,4 +1,4 @@
-"""Every environment variable: its default, its check, and the typed settings made of it.
+"""All settings: the default and the check of each environment variable, and its typed value.
 
 `load()` reads `.env` in the working directory and the real environment, which wins, and hands
 each service one frozen dataclass. All problems are collected and raised together.
@@ -46,7 +46,7 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True)
 class SiteConfig:
-    """Which box this is and where it writes its log."""
+    """Which site this is, its time zone, its log, and how often pages refresh statistics."""
 
     site_id: str
     timezone: ZoneInfo
@@ -73,8 +73,8 @@ class CameraConfig:
 class CaptureConfig:
     """How frames are chosen and encoded.
 
-    `burst_ms` are moments around the wanted one, in order. With `best_within_ms` the sharpest frame
-    that is no further from its moment is chosen, not the nearest.
+    `burst_ms` are the moments of a burst around the wanted one, ascending. If `best_within_ms` is
+    not 0, the sharpest frame within that distance of its moment is chosen, not the nearest.
     """
 
     timeout_s: float
@@ -87,7 +87,7 @@ class CaptureConfig:
 
 @dataclass(frozen=True)
 class GpioConfig:
-    """Pins and the timing of their debounce. `pins` maps BCM numbers to camera keys."""
+    """Pins and the times of their debounce. `pins` maps BCM numbers to camera keys."""
 
     enabled: bool
     trigger_enabled: bool
@@ -112,7 +112,7 @@ class S3Config:
 
 @dataclass(frozen=True)
 class UploadConfig:
-    """Where images go and how patiently. `url` may hold a secret in its query."""
+    """Where images are uploaded, and the times and limits. `url` may have a secret in its query."""
 
     enabled: bool
     background: bool
@@ -129,13 +129,8 @@ class UploadConfig:
 
     @property
     def is_s3(self) -> bool:
-        """Tell whether images go straight to a store."""
+        """Tell whether images go straight to an S3-compatible store."""
         return self.url.startswith("s3://")
-
-    @property
-    def server_url(self) -> str:
-        """Return the URL of the server that has to be reached."""
-        return self.s3.endpoint_url if self.is_s3 else self.url
 
 
 @dataclass(frozen=True)
@@ -150,7 +145,7 @@ class StorageConfig:
 
 @dataclass(frozen=True)
 class CleanupConfig:
-    """How long images are kept and how often that is looked at."""
+    """How long images are kept, and how often old ones are deleted."""
 
     retention_days: int
     interval_hours: float
@@ -230,7 +225,7 @@ def redact_url(url: str) -> str:
 
 
 def _settings(read: EnvReader) -> Config:
-    """Return all settings, after every one of them was looked at.
+    """Read and check all settings, so that all problems are found at once.
 
     Raises:
         ConfigError: with one line for every problem found.
@@ -330,7 +325,7 @@ def _camera(
 
 
 def _burst(read: EnvReader, cameras: tuple[CameraConfig, ...]) -> tuple[int, ...]:
-    """Return the moments of a burst; with a camera's offset they must stay within its limits."""
+    """Return the moments of a burst; with each camera's offset they must be within the limits."""
     name = "CAPTURE_BURST_MS"
     moments = read.integers(name, 0, _LONGEST_BURST)
     low, high = _OFFSET_LIMITS_MS
@@ -394,7 +389,7 @@ def _upload(read: EnvReader) -> UploadConfig:
 
 
 def _check_s3(read: EnvReader, upload: UploadConfig) -> None:
-    """Note what a store needs and is not given."""
+    """Note settings of an S3-compatible store that are missing or malformed."""
     if not upload.enabled or not upload.is_s3:
         return
     for name, value in (

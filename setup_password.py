@@ -1,7 +1,7 @@
 """Set the web interface's password: `python setup_password.py [PASSWORD]`.
 
 Writes its hash to `.env` in the working directory, which is made from `env.example` when missing.
-Asks when there is a terminal; an empty answer, or no terminal and no argument, sets the default
+Without an argument it asks on a terminal. An empty answer, or no terminal, sets the default
 password, which has to be changed at the first login. A running daemon needs no restart.
 """
 

@@ -27,7 +27,7 @@ from runtime.durable_file import sync_folder
 from store.catalog import Catalog
 from store.catalog_reader import CatalogReader
 from store.errors import StorageError
-from store.image_files import FoundFile, ImageFolder
+from store.image_files import ImageFolder
 from store.opening import CATALOG_NAME
 from store.pending_file import PendingExporter
 from store.reconcile import Reconciler
@@ -108,8 +108,10 @@ def verify(rows: CatalogReader) -> Verified:
         by_size += image.sha256 is None
         if _problem(rows, image):
             suspects.append(image)
-    unlisted = sum(1 for _ in rows.files_without_row(_is_settled))
-    return Verified(checked, by_size, unlisted, _confirmed(rows, suspects))
+    unlisted = rows.files_without_row(
+        lambda file: abs(time.time() - file.modified_s) > _IN_FLIGHT_S
+    )
+    return Verified(checked, by_size, sum(1 for _ in unlisted), _confirmed(rows, suspects))
 
 
 def _confirmed(rows: CatalogReader, suspects: list[Image]) -> list[Finding]:
@@ -121,10 +123,6 @@ def _confirmed(rows: CatalogReader, suspects: list[Image]) -> list[Finding]:
         suspects = [image for image in suspects if rows.state_of(image.id) is not None]
     found = ((image.filename, _problem(rows, image)) for image in suspects)
     return [Finding(filename, problem) for filename, problem in found if problem]
-
-
-def _is_settled(file: FoundFile) -> bool:
-    return abs(time.time() - file.modified_s) > _IN_FLIGHT_S
 
 
 def _problem(rows: CatalogReader, image: Image) -> str | None:

@@ -245,7 +245,7 @@ class Catalog:
 
     def read(self, filename: str) -> bytes:
         """Return an image file's bytes. Raises `FileNotFoundError` and other `OSError`."""
-        return self._files.read(filename)
+        return self.rows.path_of(filename).read_bytes()
 
     def delete(self, images: Iterable[Image]) -> list[Image]:
         """Delete the images whose state has not changed since they were read; return those.

@@ -239,10 +239,10 @@ class CatalogReader:
         return bool(self._db.query("SELECT 1 FROM images WHERE filename = ?", (filename,)))
 
     def files_without_row(self, is_settled: Callable[[FoundFile], bool]) -> Iterator[FoundFile]:
-        """Yield image files without a row, looked up in chunks: there may be 700,000 files.
+        """Yield settled image files without a row, looked up in chunks: there may be 700,000.
 
-        A file is settled when its row, if it gets one, must be committed by now. A file that has
-        gone after the look for its row was deleted by a cleanup, which removes the file first.
+        A file is settled when no capture is about to commit its row. A file that no longer exists
+        once its row was looked for is left out: a cleanup deletes the file, then the row.
         """
         files = self._files.scan()
         while found := list(islice(files, _FILES_AT_ONCE)):

@@ -1,4 +1,4 @@
-"""Delete images: first their files, durably, then their rows; never one that is to be sent."""
+"""Delete images: first their files, durably, then their rows."""
 
 from __future__ import annotations
 

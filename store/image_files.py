@@ -142,10 +142,6 @@ class ImageFolder:
             raise
         return True
 
-    def read(self, name: str) -> bytes:
-        """Return a file's bytes. Raises `FileNotFoundError` and other `OSError`."""
-        return (self.path / name).read_bytes()
-
     def delete(self, names: Iterable[str]) -> set[str]:
         """Remove files durably; return the names that no longer exist, also of files gone before.
 

@@ -28,9 +28,10 @@ def first_hop(config: UploadConfig) -> tuple[str, int]:
 
     That is the server, or the proxy that the environment names for it.
     """
-    url = config.server_url
-    if not config.is_s3:
-        url = select_proxy(url, get_environ_proxies(url)) or url
+    if config.is_s3:
+        url = config.s3.endpoint_url
+    else:
+        url = select_proxy(config.url, get_environ_proxies(config.url)) or config.url
     parts = urlsplit(url if "://" in url else f"http://{url}")
     return parts.hostname or "", parts.port or _PORTS.get(parts.scheme, _SOCKS_PORT)
 

@@ -466,7 +466,7 @@ STORE = {
 def test_a_store_is_read() -> None:
     upload = parse(STORE).upload
     assert upload.is_s3
-    assert upload.server_url == "https://s3.example.org:8333"
+    assert upload.s3.endpoint_url == "https://s3.example.org:8333"
     assert (upload.s3.access_key_id, upload.s3.region) == ("gate-key", "us-east-1")
     assert "c4n4ry" not in repr(upload)
 

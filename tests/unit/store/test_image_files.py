@@ -76,7 +76,7 @@ def test_a_file_is_durable_before_it_has_its_name(
         "rename r1_100.jpg",
         "fsync images",
     ]
-    assert folder.read("r1_100.jpg") == JPEG
+    assert (folder.path / "r1_100.jpg").read_bytes() == JPEG
 
 
 def test_the_whole_picture_is_written_before_the_fsync(
@@ -152,7 +152,7 @@ def test_a_folder_that_is_a_file_is_an_error_in_words(tmp_path: Path) -> None:
 def test_nothing_is_overwritten(folder: ImageFolder) -> None:
     names = [folder.write("r1_100", JPEG + bytes([n]), claim) for n in range(4)]
     assert names == ["r1_100.jpg", "r1_100_2.jpg", "r1_100_3.jpg", "r1_100_4.jpg"]
-    assert [folder.read(name)[-1] for name in names] == [0, 1, 2, 3]
+    assert [(folder.path / name).read_bytes()[-1] for name in names] == [0, 1, 2, 3]
 
 
 def test_names_of_rows_without_a_file_stay_taken(folder: ImageFolder) -> None:
@@ -168,7 +168,7 @@ def test_a_file_that_comes_between_look_and_claim_is_kept(
         return True
 
     assert folder.write("r1_100", JPEG, claim_slowly) == "r1_100_2.jpg"
-    assert folder.read("r1_100.jpg") == b"the other one"
+    assert (folder.path / "r1_100.jpg").read_bytes() == b"the other one"
     assert content(folder) == ["r1_100.jpg", "r1_100_2.jpg"]
 
 
@@ -200,7 +200,7 @@ def test_captures_of_one_second_by_many_threads_are_all_kept(
         thread.join()
     assert not failures
     assert len(written) == 1000
-    assert {name: folder.read(name) for name in content(folder)} == written
+    assert {name: (folder.path / name).read_bytes() for name in content(folder)} == written
 
 
 def test_sweep_removes_only_what_was_left_behind(folder: ImageFolder) -> None:
