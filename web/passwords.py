@@ -115,18 +115,16 @@ class Passwords:
             return self._environment[_HASH_VARIABLE].strip()
         try:
             status = self._env_file.stat()
-        except OSError:
-            return ""
-        read_at = (status.st_mtime_ns, status.st_size, status.st_ino)
-        if read_at != self._read_at:
-            try:
+            read_at = (status.st_mtime_ns, status.st_size, status.st_ino)
+            if read_at != self._read_at:
                 values = dotenv_values(self._env_file, interpolate=False, encoding="utf-8-sig")
-            except (OSError, UnicodeDecodeError) as error:
-                # The last known hash stays: a broken file must not bring the default password back.
-                _log.error("%s can't be read: %s", self._env_file, error)
-                return self._hash
-            self._hash = (values.get(_HASH_VARIABLE) or "").strip()
-            self._read_at = read_at
+                self._hash = (values.get(_HASH_VARIABLE) or "").strip()
+                self._read_at = read_at
+        except FileNotFoundError:
+            return ""
+        except (OSError, UnicodeDecodeError) as error:
+            # The last known hash stays: a broken file must not bring the default password back.
+            _log.error("%s can't be read: %s", self._env_file, error)
         return self._hash
 
 

@@ -79,6 +79,23 @@ def test_a_text_that_is_no_hash_lets_nobody_in(tmp_path: Path) -> None:
     assert not passwords.check(DEFAULT_PASSWORD)
 
 
+def test_a_file_out_of_reach_does_not_bring_the_default_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = tmp_path / ".env"
+    store_password(env, GOOD)
+    passwords = Passwords(env, {})
+    assert passwords.check(GOOD)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", refuse)
+        found = [passwords.check(word) for word in (GOOD, DEFAULT_PASSWORD)]
+    assert found == [True, False]
+
+
 def test_a_broken_file_does_not_bring_the_default_back(tmp_path: Path) -> None:
     env = tmp_path / ".env"
     passwords = Passwords(env, {})
