@@ -1,4 +1,4 @@
-"""Retention: delete old images, and sent ones when the disk is nearly full, but none to be sent."""
+"""Retention: delete old images, and sent ones early on a nearly full disk; keep pending ones."""
 
 from __future__ import annotations
 

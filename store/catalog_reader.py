@@ -230,7 +230,7 @@ class CatalogReader:
         return [(row["id"], row["filename"], row["state"]) for row in rows]
 
     def known_names(self, names: Sequence[str]) -> set[str]:
-        """Return those of `names` that have a row. Pass at most some thousands at once."""
+        """Return those of `names` that have a row; at most some thousands at a time."""
         sql = f"SELECT filename FROM images WHERE filename IN {_marks(names)}"  # noqa: S608
         return {row["filename"] for row in self._db.query(sql, tuple(names))}
 
@@ -253,7 +253,7 @@ class CatalogReader:
                     yield file
 
     def path_of(self, filename: str) -> Path:
-        """Return where an image's file lies, or lay."""
+        """Return the path of an image's file, whether or not it exists."""
         return self._files.path / filename
 
     def thumbnail(self, filename: str) -> Path | None:

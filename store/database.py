@@ -331,5 +331,5 @@ def _damage_mark(path: Path) -> Path:
 
 
 def _statements(script: str) -> list[str]:
-    """Return a script's statements: each begins a line, whatever is inside one is indented."""
+    """Return a script's statements. Only a statement's first line begins with these words."""
     return re.split(r"\n(?=CREATE|INSERT)", script.strip())

@@ -35,7 +35,7 @@ class FoundFile:
 
 
 class ImageFolder:
-    """Write, read, list and delete image files in one flat folder."""
+    """Write, list and delete image files in one flat folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -143,7 +143,7 @@ class ImageFolder:
         return True
 
     def delete(self, names: Iterable[str]) -> set[str]:
-        """Remove files durably; return the names that no longer exist, also of files gone before.
+        """Remove files durably; return the names of those removed, now or earlier.
 
         A file that can't be removed, as happens on a worn card, does not keep the others.
 

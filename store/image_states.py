@@ -36,7 +36,7 @@ class ImageStates:
         self._deleting = deleting
 
     def check_room_to_note(self) -> None:
-        """Raise `StorageError` when not even the memory has room for another outcome."""
+        """Raise `StorageError` when memory has no room for another outcome."""
         self._writes.check_room()
 
     def mark_uploaded(self, image_id: int, location: str | None) -> None:
@@ -102,7 +102,7 @@ class ImageStates:
         return changed
 
     def resolve_unknown(self, state: str) -> int:
-        """Turn all images of unknown fate into `pending` or `uploaded`; return how many."""
+        """Turn all images in state `unknown` into `pending` or `uploaded`; return how many."""
         changed = self._db.run_in_parts(
             "UPDATE images SET state = ?"
             " WHERE id IN (SELECT id FROM images WHERE state = 'unknown' LIMIT ?)",

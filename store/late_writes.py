@@ -97,5 +97,5 @@ class LateWrites:
                 self.pending_changed()
 
     def pending_changed(self) -> None:
-        """Note that other images may be pending than before."""
+        """Note that the set of pending images may have changed."""
         self.pending_version += 1

@@ -50,7 +50,7 @@ class FolderLock:
         return self._path.read_text(encoding="ascii", errors="replace").strip()
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -79,7 +79,7 @@ def as_owner(storage: StorageConfig, *, anew: bool = False) -> OpenStore:
     path = storage.state_dir / CATALOG_NAME
     lock = FolderLock(storage.state_dir / "lock")
     former = None
-    with _giving_back(lock, storage):
+    with _releasing(lock, storage):
         if not lock.acquire():
             raise LockedError(
                 f"process {lock.owner()} already works on {storage.image_dir}: stop it first"
@@ -145,7 +145,7 @@ def _create_folders(storage: StorageConfig) -> None:
 
 
 @contextmanager
-def _giving_back(lock: FolderLock, storage: StorageConfig) -> Iterator[None]:
+def _releasing(lock: FolderLock, storage: StorageConfig) -> Iterator[None]:
     """Release the lock when opening fails, and put a system error in words."""
     try:
         yield
@@ -159,7 +159,7 @@ def _giving_back(lock: FolderLock, storage: StorageConfig) -> Iterator[None]:
 def _open_sound(storage: StorageConfig) -> OpenStore:
     """Open a store whose database only its owner may set aside."""
     lock = FolderLock(storage.state_dir / "lock")
-    with _giving_back(lock, storage):
+    with _releasing(lock, storage):
         try:
             database = Database(storage.state_dir / CATALOG_NAME)
         except DamagedError as error:

@@ -59,7 +59,7 @@ class Reconciler(Worker):
         listed = self._read_list(rebuilding)
         missing = self._note_missing()
         orphans = sorted(
-            (*self._catalog.orphans(), *self._listed_strangers(listed)),
+            (*self._catalog.orphans(), *self._files_of_older_install(listed)),
             key=lambda file: (file.epoch, file.name),
         )
         adopted = self._adopt(
@@ -107,7 +107,7 @@ class Reconciler(Worker):
             last_id = rows[-1][0]
         return missing
 
-    def _listed_strangers(self, listed: PendingList | None) -> Iterator[FoundFile]:
+    def _files_of_older_install(self, listed: PendingList | None) -> Iterator[FoundFile]:
         """Yield files of an older install, whose names this program would not give."""
         for name in listed.names if listed else ():
             if parse_name(name) is None and Path(name).suffix.lower() in (".jpg", ".jpeg"):

@@ -107,7 +107,7 @@ def classify(status: int, headers: dict[str, str], body: bytes) -> Outcome:
 
 
 def try_later(status: int, said: str, retry_after: str | None) -> Deferred:
-    """Return the outcome of an answer that may be another one later."""
+    """Return `Deferred` for an answer that a later attempt may change."""
     return Deferred(said, "server", _retry_after_s(retry_after), busy=status in _BUSY)
 
 

@@ -53,7 +53,7 @@ class Access:
         return self.sessions.csrf_token(_session_id() if self.enabled else None)
 
     def guard(self) -> BaseResponse | None:
-        """Let a request pass with `None`, or answer it with a redirect.
+        """Return `None` to let a request pass, or a redirect.
 
         Raises:
             ApiError: it is refused.

@@ -94,7 +94,7 @@ class Site:
         return camera
 
     def capture(self, word: str) -> tuple[Image, float]:
-        """Take a picture now and return it with the milliseconds that took.
+        """Take a picture now; return it and the latency in milliseconds.
 
         Raises:
             ApiError: there is no such camera, it is disabled, or it gave no picture.

@@ -118,7 +118,7 @@ def _add_photos(pages: Blueprint, site: Site) -> None:
 def _by_day(
     site: Site, which: ImageFilter, images: list[Image]
 ) -> list[tuple[Image, int, list[Image]]]:
-    """Return each day's first image shown, its number of all images, and its images shown."""
+    """Return for each day one of its images, how many it has in all, and those on this page."""
     days = []
     for day, group in groupby(images, lambda i: i.captured_at.astimezone(site.timezone).date()):
         of_day = list(group)
