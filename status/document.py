@@ -24,18 +24,18 @@ Document = dict[str, Any]
 
 
 class Retention(Protocol):
-    """What the cleanup knows of the room on the disk."""
+    """What the cleanup knows of the free space on the disk."""
 
     @property
     def nothing_left_to_delete(self) -> bool:
         """Tell whether the disk is nearly full of images that are still to be sent."""
 
     def days_left(self) -> int | None:
-        """Return for how many days there is room; `None` if nobody can tell."""
+        """Return for how many more days there is space; `None` when it can't be told."""
 
 
 class SystemStatus:
-    """Put together what the services know. All methods are for any thread and never block long.
+    """Build the documents from what the services know. Callable from any thread; never blocks long.
 
     `cameras` has the status of each enabled camera by its key.
     """
@@ -131,7 +131,7 @@ class SystemStatus:
         }
 
     def gpio_status(self) -> Document:
-        """Return the pins."""
+        """Return the document of the pins."""
         return self._pins(self._gpio())
 
     def health(self) -> str:
@@ -140,7 +140,7 @@ class SystemStatus:
             return "failing"
         try:
             level = self.status()["verdict"]["level"]
-        except StorageError:  # what can be said without the catalog is said at /api/status
+        except StorageError:  # /api/status says what is known without the catalog
             return "degraded"
         return {"ok": "ok", "starting": "starting"}.get(level, "degraded")
 
@@ -211,13 +211,10 @@ class SystemStatus:
         }
 
     def _remember(self, found: Sequence[Alert], now: datetime) -> list[Document]:
-        """Return the alerts as documents, each with the time since when it stands."""
-        standing = [(alert.code, alert.subject) for alert in found]
+        """Return the alerts as documents, each with the time it was first raised."""
+        standing = {(alert.code, alert.subject) for alert in found}
         self._since = since = {key: self._since.get(key, now) for key in standing}
-        return [
-            {**vars(alert), "since": iso(since[key])}
-            for alert, key in zip(found, standing, strict=True)
-        ]
+        return [{**vars(alert), "since": iso(since[alert.code, alert.subject])} for alert in found]
 
 
 def _camera(camera: CameraConfig, status: StreamStatus | None) -> Document:
