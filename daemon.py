@@ -1,4 +1,4 @@
-"""The daemon: all services, how they are joined, started and stopped."""
+"""The daemon: its services, and how they are joined, started and stopped."""
 
 from __future__ import annotations
 

@@ -116,7 +116,8 @@ class RtpReceiver:
         if timestamp != self._timestamp:
             if self._is_open:  # its marker bit was lost, or is never set
                 self._finish(pictures, torn=lost)
-            step = (timestamp - (self._timestamp or timestamp)) & 0xFFFF_FFFF
+            before = timestamp if self._timestamp is None else self._timestamp
+            step = (timestamp - before) & 0xFFFF_FFFF
             self._ticks += step - (1 << 32) if step >> 31 else step
             self._timestamp = timestamp
             self._has_ended = False
