@@ -221,7 +221,7 @@ class Daemon:
             self._catalog.close()
 
     def _fail(self) -> None:
-        """End the process with an exit code that makes systemd start it anew."""
+        """End the process with an exit code that makes systemd restart it."""
         self.exit_code = EXIT_WORKER_DIED
         self.stopped.set()
 

@@ -126,9 +126,8 @@ class GpioService(Worker):
                         pin.number, backend.FALLING, callback=self._called_back
                     )
                     is_low = backend.input(pin.number) == backend.LOW
-                self._start_pin(
-                    pin, was_low and is_low
-                )  # a fall in between has its edge in the queue
+                # What fell in between has its edge in the queue.
+                self._start_pin(pin, was_low and is_low)
         except GpioError:
             backend.cleanup()
             raise

@@ -71,16 +71,16 @@ class StreamStatus:
     """What is known of a camera right now; docs/architecture.md lists the states."""
 
     state: str
-    error: str | None
-    hint: str | None
-    last_frame_age_s: float | None
-    fps: float | None
-    width: int | None
-    height: int | None
-    codec: str | None
-    gop_s: float | None
-    gop_too_long: bool
-    ring_too_short: bool
+    error: str | None = None
+    hint: str | None = None
+    last_frame_age_s: float | None = None
+    fps: float | None = None
+    width: int | None = None
+    height: int | None = None
+    codec: str | None = None
+    gop_s: float | None = None
+    gop_too_long: bool = False
+    ring_too_short: bool = False
     """The seconds that captures may reach back don't fit into memory."""
-    advice: str | None
+    advice: str | None = None
     """What to change in the camera's settings."""

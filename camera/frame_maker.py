@@ -204,7 +204,7 @@ class _EarlyGop:
         self._found: Decoded | None = None
 
     def leads_to(self, choice: Choice) -> bool:
-        """Tell whether what was decoded is the beginning of a choice whose picture is not lost."""
+        """Tell whether what was decoded begins a choice, and its picture can still come out."""
         fed = self._fed
         is_beginning = len(choice.pictures) >= len(fed) and all(
             one is other for one, other in zip(fed, choice.pictures, strict=False)
@@ -265,7 +265,7 @@ def _judge_all(candidates: Sequence[Choice], rank: _Rank) -> list[_Judged]:
 
 
 def _judge_gop(gop: Sequence[Choice], rank: _Rank) -> _Judged | None:
-    """Return the best of one GOP's choices, or its last picture when none of them comes out."""
+    """Return the best of one GOP's choices, or the last picture that comes out when none does."""
     pictures = gop[0].pictures
     if gop[0].codec == "mjpeg":
         jpeg = pictures[gop[0].index]

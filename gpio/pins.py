@@ -18,7 +18,7 @@ class Edge:
 
 @dataclass(frozen=True)
 class PinStatus:
-    """What is known of one pin. `state` is HIGH, LOW, or None when it was never read."""
+    """What is known of one pin. `state` is HIGH, LOW, or `None` before it was read."""
 
     camera_key: str
     pin: int

@@ -221,7 +221,7 @@ class Dialogue:
         return Reply(reply.status, reply.phrase, reply.headers, body)
 
     def _has_head(self) -> bool:
-        """Tell whether a reply's head is complete, or what came can't become a reply."""
+        """Tell whether a reply's head is complete, or the bytes are not the beginning of one."""
         buffer = self.buffer
         if buffer.startswith(b"$"):  # the beginning of a packet
             return False

@@ -15,7 +15,7 @@ _LOG_FILES: Final = 5
 
 
 class _RedactingFormatter(logging.Formatter):
-    """Take secrets out of every line, whoever wrote it."""
+    """Replace secrets in every line, ours or a library's."""
 
     def __init__(self, secrets: frozenset[str]) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from camera.frame import StreamStatus
 from config import CameraConfig, Config
@@ -21,6 +21,8 @@ from store.rows import ImageFilter, Totals, iso
 from upload.progress import UploadStatus
 
 Document = dict[str, Any]
+
+_DISABLED: Final = StreamStatus("disabled")
 
 
 class Retention(Protocol):
@@ -90,7 +92,7 @@ class SystemStatus:
             "time": iso(now),
             "clock_synchronized": situation.clock_synchronized,
             "verdict": {"level": level, "message": message},
-            "cameras": [_camera(c, streams.get(c.key)) for c in self._config.cameras],
+            "cameras": [_camera(c, streams.get(c.key, _DISABLED)) for c in self._config.cameras],
             "gpio": self._pins(situation.gpio),
             "upload": self._upload(situation.upload, totals),
             "storage": storage,
@@ -217,19 +219,19 @@ class SystemStatus:
         return [{**vars(alert), "since": iso(since[alert.code, alert.subject])} for alert in found]
 
 
-def _camera(camera: CameraConfig, status: StreamStatus | None) -> Document:
-    age_s = status.last_frame_age_s if status else None
+def _camera(camera: CameraConfig, status: StreamStatus) -> Document:
+    age_s = status.last_frame_age_s
     return {
         "key": camera.key,
         "name": camera.name,
         "label": camera.label,
         "enabled": camera.enabled,
-        "state": status.state if status else "disabled",
-        "error": status.error if status else None,
-        "hint": (status.hint or status.advice) if status else None,
+        "state": status.state,
+        "error": status.error,
+        "hint": status.hint or status.advice,
         "last_frame_age_ms": None if age_s is None else round(age_s * 1000),
-        "fps": status.fps if status else None,
-        "width": status.width if status else None,
-        "height": status.height if status else None,
-        "codec": status.codec if status else None,
+        "fps": status.fps,
+        "width": status.width,
+        "height": status.height,
+        "codec": status.codec,
     }
