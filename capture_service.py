@@ -1,4 +1,4 @@
-"""From an edge to a picture safely on disk: one worker for each camera, no edge ever dropped."""
+"""From an edge to a picture safely on disk: one worker per camera, no edge ever dropped."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class FrameSource(Protocol):
 
 @dataclass(frozen=True)
 class CaptureOutcome:
-    """What became of a request: an image, or a reason with a hint. Latency is edge to durable."""
+    """The result of a request: an image, or a reason and a hint. Latency is edge to durable."""
 
     image: Image | None
     reason: str | None
@@ -77,22 +77,19 @@ class _Request:
     source: str
     flags: tuple[str, ...]
     pins: tuple[Pin, ...]
-    """In the order of their moments."""
-    nearest: int
-    """Which of them is nearest to the edge."""
+    """The one nearest to the edge, then the others of a burst in the order of their moments."""
     ticket: CaptureTicket
 
     @property
     def untrusted_s(self) -> float | None:
-        """The edge on the monotonic clock, when its time has to be corrected."""
+        """The edge on the monotonic clock if its wall time has to be corrected, else `None`."""
         return None if self.edge.trusted else self.edge_s
 
 
 class CaptureService:
     """Take requests for all cameras and hand each to its camera's worker.
 
-    `on_saved` is called on the capture's worker after every saved image, before the outcome is
-    told.
+    `on_saved` is called on that worker for every saved image, before the outcome is given.
     """
 
     def __init__(
@@ -134,7 +131,7 @@ class CaptureService:
         source: str = "gpio",
         flags: tuple[str, ...] = (),
     ) -> CaptureTicket:
-        """Pin the edge's packets now and queue the capture. Never blocks, for any thread.
+        """Pin the edge's pictures now and queue the capture. Never blocks; callable by any thread.
 
         `edge_s` is on the monotonic clock.
         """
@@ -173,7 +170,9 @@ class _CameraWorker(Worker):
         self._site_id = site_id
         self._uploads_enabled = uploads_enabled
         self._on_saved = on_saved
-        self._moments_ms = [camera.offset_ms + moment_ms for moment_ms in burst_ms]
+        nearest_ms = min(burst_ms, key=lambda ms: abs(camera.offset_ms + ms))
+        ordered_ms = sorted(burst_ms, key=lambda ms: ms != nearest_ms)
+        self._moments_s = [(camera.offset_ms + ms) / 1000 for ms in ordered_ms]
         self._within_s = best_within_ms / 1000
         self._requests: queue.Queue[_Request] = queue.Queue(_QUEUE_SIZE)
         self._closed = False
@@ -182,11 +181,8 @@ class _CameraWorker(Worker):
         self, edge_s: float, edge: Moment, source: str, flags: tuple[str, ...]
     ) -> CaptureTicket:
         ticket = CaptureTicket()
-        pins = tuple(
-            self._source.pin(edge_s + ms / 1000, self._within_s) for ms in self._moments_ms
-        )
-        nearest = min(range(len(pins)), key=lambda number: abs(self._moments_ms[number]))
-        request = _Request(edge_s, edge, source, flags, pins, nearest, ticket)
+        pins = tuple(self._source.pin(edge_s + at_s, self._within_s) for at_s in self._moments_s)
+        request = _Request(edge_s, edge, source, flags, pins, ticket)
         try:
             self._requests.put_nowait(request)
         except queue.Full:
@@ -199,12 +195,18 @@ class _CameraWorker(Worker):
     def _refuse(self, request: _Request, reason: str) -> None:
         self._drop_pins(request)
         self._stats.count_failed_capture()
-        self._fail_unrecorded(request, reason)
+        self._note_failure(None, request, reason)
         request.ticket.resolve(self._failure(request, reason, None))
 
-    def _fail_unrecorded(self, request: _Request, reason: str) -> None:
+    def _note_failure(self, event_id: int | None, request: _Request, reason: str) -> None:
+        if event_id is not None:
+            self._catalog.events.fail(event_id, reason)
+            return
         self._catalog.events.fail_unrecorded(
-            *(self._camera.name, request.source, request.edge.at, reason),
+            self._camera.name,
+            request.source,
+            request.edge.at,
+            reason,
             untrusted_s=request.untrusted_s,
         )
 
@@ -223,10 +225,9 @@ class _CameraWorker(Worker):
             outcome = self._capture(request)
         finally:
             self._drop_pins(request)
-        name = self._camera.name
         if outcome.image is None:
             self._stats.count_failed_capture()
-            _log.error("camera %s: capture failed: %s", name, outcome.reason)
+            _log.error("camera %s: capture failed: %s", self._camera.name, outcome.reason)
         request.ticket.resolve(outcome)
         return 0.0
 
@@ -244,36 +245,37 @@ class _CameraWorker(Worker):
     def _capture(self, request: _Request) -> CaptureOutcome:
         event_id = None
         try:
-            # While this commits, the picture's successor, which the frame has to wait for, comes.
+            # While this commits, the next picture comes, which the wanted one has to wait for.
             event_id = self._catalog.events.begin(
-                *(self._camera.name, request.source, request.edge.at, request.flags),
+                self._camera.name,
+                request.source,
+                request.edge.at,
+                request.flags,
                 untrusted_s=request.untrusted_s,
             )
-            frame = self._source.take(request.pins[request.nearest])
+            frame = self._source.take(request.pins[0])
             image = self._save(event_id, request, frame)
         except StreamError as error:
-            if event_id is not None:
-                self._catalog.events.fail(event_id, error.reason)
+            self._note_failure(event_id, request, error.reason)
             return self._failure(request, error.reason, error.hint)
         except StorageError as error:
-            if event_id is None:
-                self._fail_unrecorded(request, str(error))
-            elif not isinstance(error, UnrecordedError):
-                self._catalog.events.fail(event_id, str(error))
+            if not isinstance(error, UnrecordedError):
+                self._note_failure(event_id, request, str(error))
             return self._failure(request, str(error), _STORAGE_HINT)
-        except BaseException:  # a defect, which the worker logs; the edge is accounted for
-            if event_id is not None:
-                self._catalog.events.fail(event_id, _DEFECT)
-                self._stats.count_failed_capture()
-                request.ticket.resolve(self._failure(request, _DEFECT, _DEFECT_HINT))
-            else:
-                self._refuse(request, _DEFECT)
+        except BaseException:  # a defect, which the worker logs; the edge must not vanish
+            self._note_failure(event_id, request, _DEFECT)
+            self._stats.count_failed_capture()
+            request.ticket.resolve(self._failure(request, _DEFECT, _DEFECT_HINT))
             raise
         latency_ms = (time.monotonic() - request.edge_s) * 1000
         self._stats.count_capture(self._camera.name, latency_ms, image.offset_ms or 0.0)
         _log.info(
             "camera %s saved %s: %s, %+.0f ms from the edge, durable after %.0f ms",
-            *(self._camera.name, image.filename, request.source, image.offset_ms, latency_ms),
+            self._camera.name,
+            image.filename,
+            request.source,
+            image.offset_ms,
+            latency_ms,
         )
         self._on_saved(image)
         request.ticket.resolve(outcome := CaptureOutcome(image, None, None, latency_ms))
@@ -283,20 +285,22 @@ class _CameraWorker(Worker):
     def _save_rest(
         self, event_id: int, request: _Request, first: Image, first_shot_s: float
     ) -> None:
-        """Save the burst's other pictures; the event is saved whatever becomes of them."""
-        shown = {first_shot_s}
-        others = [pin for number, pin in enumerate(request.pins) if number != request.nearest]
-        for number, pin in enumerate(others, 1):
+        """Save the burst's other pictures; the event counts as saved even if they fail."""
+        saved_s = {first_shot_s}
+        for number, pin in enumerate(request.pins[1:], 1):
             try:
                 frame = self._source.take(pin)
-                if frame.shot_s in shown:
+                if frame.shot_s in saved_s:
                     continue  # the camera has no picture of its own for this moment
-                shown.add(frame.shot_s)
+                saved_s.add(frame.shot_s)
                 image = self._save(event_id, request, frame, first, number)
             except (StreamError, StorageError) as error:
                 _log.warning(
                     "camera %s: picture %d of the burst of %s failed: %s",
-                    *(self._camera.name, number, first.filename, error),
+                    self._camera.name,
+                    number,
+                    first.filename,
+                    error,
                 )
                 continue
             _log.info("camera %s saved %s", self._camera.name, image.filename)
@@ -310,7 +314,6 @@ class _CameraWorker(Worker):
         beside: Image | None = None,
         burst: int = 0,
     ) -> Image:
-        is_upload = self._uploads_enabled and request.source != "test"
         offset_ms = round((frame.shot_s - request.edge_s) * 1000, 1)
         facts = Facts(request.edge.at, offset_ms, self._site_id, self._camera.name, event_id)
         return self._catalog.save(
@@ -323,7 +326,7 @@ class _CameraWorker(Worker):
                 offset_ms=offset_ms,
                 flags=frame.flags,
             ),
-            state="pending" if is_upload else "skipped",
+            state="pending" if self._uploads_enabled and request.source != "test" else "skipped",
             beside=beside,
             burst=burst,
         )

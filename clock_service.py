@@ -1,4 +1,4 @@
-"""Give what was taken while the clock was wrong its right time, once that is known."""
+"""Correct the times of what was captured with a wrong clock, once the right time is known."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from store.catalog import Catalog
 _log = logging.getLogger(__name__)
 
 _LOOK_S: Final = 5.0
-_CHUNK: Final = 200  # edges a transaction, so that captures hardly wait for it
+_CHUNK: Final = 200  # edges per transaction, so that captures hardly wait for it
 
 
 class ClockService(Worker):
@@ -26,7 +26,7 @@ class ClockService(Worker):
         self._corrected = 0
 
     def step(self) -> float:
-        """Correct some edges of this boot when the clock has come right."""
+        """Correct some edges of this boot once the clock is right."""
         self._note_transition()
         offset_s = self._clock.settled_offset_s()
         corrected = 0 if offset_s is None else self._catalog.events.correct_times(offset_s, _CHUNK)

@@ -1,4 +1,4 @@
-"""The daemon: all services, how they are joined, started and stopped."""
+"""The daemon: its services, and how they are joined, started and stopped."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _CAPTURE_RESULT_MARGIN_S: Final = 30.0
 
 
 class Daemon:
-    """All services of the running system, joined by callables."""
+    """All services, joined by callables."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Daemon:
         load_gpio: Callable[[], GpioBackend] | None = None,
         clock_synchronized: Callable[[], bool | None] = is_synchronized,
     ) -> None:
-        """Build everything and start nothing; a pretend site brings its own pins and clock.
+        """Build everything and start nothing. The demo brings its own pins and clock.
 
         Raises:
             StorageError: the storage folder can't be used.
@@ -197,15 +197,14 @@ class Daemon:
         """Start everything, wait for the end, stop everything; return the exit code."""
         _log.info("camera capture %s starts, site %s", __version__, self._config.site.site_id)
         for worker in self._workers():
-            worker.died = self._on_worker_died
+            worker.died = self._fail
             worker.start()
         memory = IdleMemory()
         while not self.stopped.wait(1.0):
-            decoded_s = max((stream.decoded_s for stream in self._streams.values()), default=0.0)
-            memory.look(decoded_s)
+            memory.look(max((s.decoded_s for s in self._streams.values()), default=0.0))
             if self._catalog.damaged:
                 _log.critical("the catalog is damaged; restarting to rebuild it")
-                self._end(EXIT_WORKER_DIED)
+                self._fail()
         self._stop()
         _log.info("stopped")
         return self.exit_code
@@ -221,11 +220,9 @@ class Daemon:
         if not survivors:
             self._catalog.close()
 
-    def _on_worker_died(self) -> None:
-        self._end(EXIT_WORKER_DIED)
-
-    def _end(self, exit_code: int) -> None:
-        self.exit_code = exit_code
+    def _fail(self) -> None:
+        """End the process with an exit code that makes systemd restart it."""
+        self.exit_code = EXIT_WORKER_DIED
         self.stopped.set()
 
     def _on_edge(self, edge: Edge) -> None:

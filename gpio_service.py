@@ -1,4 +1,4 @@
-"""GPIO pins: edges, our own debounce, and the levels for the dashboard.
+"""GPIO pins: edges, debounce, and the levels for the dashboard.
 
 The library is never given a `bouncetime`: in rpi-lgpio it delays every trigger and loses some.
 """
@@ -74,7 +74,7 @@ class GpioService(Worker):
                 self._claim_pins()
             except GpioError as error:
                 self._note_error(error)
-                self._take_edges()  # those that came until a later pin failed are due now
+                self._take_edges()  # of the pins that were claimed before one failed
                 return _RETRY_S
         self._take_edges()
         now_s = self._clock.monotonic_s()
@@ -126,7 +126,8 @@ class GpioService(Worker):
                         pin.number, backend.FALLING, callback=self._called_back
                     )
                     is_low = backend.input(pin.number) == backend.LOW
-                self._start_pin(pin, was_low and is_low)  # what fell in between has an edge
+                # What fell in between has its edge in the queue.
+                self._start_pin(pin, was_low and is_low)
         except GpioError:
             backend.cleanup()
             raise
@@ -148,11 +149,11 @@ class GpioService(Worker):
             pin.debouncer.hold(now_s)
 
     def _called_back(self, channel: int) -> None:
-        """Take the time of an edge, on the library's thread, where nothing may escape."""
+        """Take the time of an edge, on the library's thread; must not raise."""
         try:
             self._edges.put((channel, self._clock.monotonic_s()))
             self.wake()
-        except BaseException:  # noqa: BLE001, S110 - it would end the thread of all pins, silently
+        except BaseException:  # noqa: BLE001, S110 - it would silently end the thread of all pins
             pass
 
     def _take_edges(self) -> None:
@@ -166,11 +167,11 @@ class GpioService(Worker):
             self._fire(pin, pin.debouncer.edge(edge_s))
 
     def _look(self, pin: _Pin, now_s: float) -> float:
-        """Read a pin's level and return in how many seconds it wants to be read again."""
+        """Read a pin's level and return the seconds until it must be read again."""
         assert self._backend is not None  # noqa: S101 - step() has claimed the pins
         is_low = self._backend.input(pin.number) == self._backend.LOW
         if not self._edges.empty():
-            return 0.0  # the level may be newer than an edge that is not taken yet
+            return 0.0  # the level may be newer than an edge still in the queue
         self._note_level(pin, is_low, now_s)
         self._fire(pin, pin.debouncer.level(now_s, is_low))
         if not pin.debouncer.watching:

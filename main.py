@@ -1,4 +1,4 @@
-"""The command line: what was asked for, signals, and exit codes."""
+"""The command line: arguments, signals, and exit codes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _add_commands(parser: argparse.ArgumentParser) -> None:
-    """Add what can be done instead of running the daemon: one thing at most."""
+    """Add the commands that run instead of the daemon; at most one can be given."""
     group = parser.add_mutually_exclusive_group()
     group.add_argument(
         "--test-capture", action="store_true", help="take a picture from every enabled camera"
@@ -74,7 +74,7 @@ def _add_commands(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_details(parser: argparse.ArgumentParser) -> None:
-    """Add what some of the commands can be told."""
+    """Add the options of single commands."""
     parser.add_argument(
         "--to",
         type=Path,
@@ -146,7 +146,7 @@ def _log_as(config: Config, *, to_file: bool) -> None:
 
 
 def _command(options: argparse.Namespace) -> Callable[[Config, commands.Say], int] | None:
-    """Return the one-shot command that was asked for, `None` when it is the daemon."""
+    """Return the one-shot command that was asked for; `None` means the daemon."""
     if options.test_gpio:
         return lambda config, say: commands.test_gpio(
             config, partial(load_rpi_gpio, config.storage.state_dir), options.duration, say
@@ -177,7 +177,7 @@ def _run_until_signal(daemon: Daemon) -> int:
 
 
 def _run_demo(data: Path | None, faults: Sequence[str]) -> int:
-    """Run the daemon on a pretend site, of which nothing is left unless `data` is given."""
+    """Run the daemon on a pretend site; its files are kept only when `data` is given."""
     from simulator import demo  # production does without it
 
     with demo.open_site(data, faults) as (site, config):

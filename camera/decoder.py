@@ -31,22 +31,18 @@ _UNSPECIFIED_MATRIX: Final = 2
 _KNOWN_MATRICES: Final = frozenset({0, 1, 2, 4, 5, 6, 7, 9})  # of H.273, those swscale converts
 
 
-class EncodeError(Exception):
-    """A picture can't be made a JPEG."""
+class PictureError(Exception):
+    """A picture can't be decoded, converted or encoded; the text says why."""
 
 
 def set_up_opencv() -> None:
-    """Let OpenCV be silent and leave the cores to the decoder, for the whole process."""
+    """Silence OpenCV and leave the cores to the decoder, for the whole process."""
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     cv2.setNumThreads(1)
 
 
-class DecodeError(Exception):
-    """A decoded picture can't be made one of OpenCV's."""
-
-
 class Decoded:
-    """A decoded picture, and the place in decoding order of the coded one it came of."""
+    """A decoded picture; `number` is its place in its GOP, in decoding order, from 0."""
 
     def __init__(self, number: int, frame: av.VideoFrame) -> None:
         self.number = number
@@ -58,13 +54,13 @@ class Decoded:
         return self._frame.width, self._frame.height
 
     def bgr(self) -> Bgr:
-        """Return the picture's pixels. Raises `DecodeError`."""
+        """Return the picture's pixels. Raises `PictureError`."""
         if self._frame.colorspace not in _KNOWN_MATRICES:
             self._frame.colorspace = _UNSPECIFIED_MATRIX
         try:
             plane = self._frame.reformat(format="bgr24").planes[0]
         except av.FFmpegError as error:
-            raise DecodeError(f"the picture's colours can't be converted: {error}") from error
+            raise PictureError(f"the picture's colours can't be converted: {error}") from error
         rows = np.asarray(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
         packed = np.ascontiguousarray(rows[:, : plane.width * 3])
         return packed.reshape(plane.height, plane.width, 3)
@@ -73,7 +69,8 @@ class Decoded:
 class GopDecoder:
     """Decode one GOP, h264 or h265 in Annex B, picture by picture from its keyframe on.
 
-    What can't be decoded is left out. A decoder holds some pictures back: `flush` is its end.
+    What can't be decoded is left out. The decoder holds some pictures back until `flush`, after
+    which it can't be used.
     """
 
     def __init__(self, codec: str) -> None:
@@ -89,18 +86,18 @@ class GopDecoder:
         self._failed = False
 
     def decode(self, pictures: Sequence[bytes]) -> Iterator[Decoded]:
-        """Take a whole beginning; its pictures come in the order they are shown."""
+        """Decode a GOP's beginning; yield its pictures in the order they are shown."""
         for picture in pictures:
             yield from self.feed(picture)
         yield from self.flush()
 
     def feed(self, picture: bytes) -> list[Decoded]:
-        """Take the next picture, whole, and return what has come out: of this or earlier ones."""
+        """Feed the next whole picture; return what comes out, this one or earlier ones."""
         self._fed.append(picture)
         return self._take(picture, len(self._fed) - 1) if picture else []
 
     def flush(self) -> list[Decoded]:
-        """Return what is left and free the decoder: its memory is as much as the pictures'."""
+        """Return what is left and free the decoder, which holds as much memory as the pictures."""
         # Each thread has a picture under way. Asked for all of them at once, PyAV stops at the
         # first that fails; another packet asks for one.
         end = _ENDS_OF_SEQUENCE[self._codec]
@@ -111,10 +108,10 @@ class GopDecoder:
         return left
 
     def is_whole(self, number: int) -> bool:
-        """Tell whether a picture that came, and all that it builds on, was decoded whole.
+        """Tell whether a picture, and every picture it depends on, was decoded completely.
 
-        After `flush` that is certain. H.265's decoder knows what a picture builds on; for H.264 it
-        is taken to be all that was sent before.
+        Certain only after `flush`. The H.265 decoder knows the dependencies; an H.264 picture is
+        assumed to depend on all pictures before it.
         """
         if any(concealed <= number for concealed in self._concealed):
             return False
@@ -141,7 +138,7 @@ class GopDecoder:
             if frame.pts is None:
                 continue
             self._came.add(frame.pts)
-            # What is shown before the keyframe builds on an earlier GOP, and nothing builds on it.
+            # What is shown before the keyframe needs an earlier GOP, and nothing depends on it.
             if frame.is_corrupt and 0 in self._came:
                 self._concealed.add(frame.pts)
             found.append(Decoded(frame.pts, frame))
@@ -149,7 +146,7 @@ class GopDecoder:
 
 
 def size_of(codec: str, keyframe: bytes) -> tuple[int, int] | None:
-    """Return a keyframe's or a JPEG's width and height in pixels, `None` if they can't be told."""
+    """Return width and height in pixels of a keyframe or JPEG; `None` if it can't be decoded."""
     if codec == "mjpeg":
         bgr = decode_jpeg(keyframe)
         return None if bgr is None else (bgr.shape[1], bgr.shape[0])
@@ -157,25 +154,25 @@ def size_of(codec: str, keyframe: bytes) -> tuple[int, int] | None:
 
 
 def decode_jpeg(jpeg: bytes) -> Bgr | None:
-    """Return the picture of a JPEG, `None` when it is none."""
+    """Return the picture of a JPEG; `None` when it can't be decoded."""
     bgr = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
     return None if bgr is None else np.asarray(bgr, np.uint8)
 
 
 def encode_jpeg(bgr: Bgr, quality: int) -> bytes:
-    """Return a picture as JPEG. Raises `EncodeError`."""
+    """Return a picture as JPEG. Raises `PictureError`."""
     done, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not done:
-        raise EncodeError("the picture could not be encoded as JPEG")
+        raise PictureError("the picture could not be encoded as JPEG")
     return bytes(jpeg.tobytes())
 
 
 def thumbnail(bgr: Bgr) -> bytes:
-    """Return a small JPEG, 320 pixels wide. Raises `EncodeError`."""
+    """Return a small JPEG, 320 pixels wide. Raises `PictureError`."""
     return encode_jpeg(reduced(bgr, _THUMBNAIL_WIDTH), _THUMBNAIL_QUALITY)
 
 
 def reduced(bgr: Bgr, width: int) -> Bgr:
-    """Return a picture made `width` pixels wide, every pixel the mean of those it stands for."""
+    """Scale a picture to `width` pixels; each pixel is the mean of those it replaces."""
     size = (width, max(1, round(width * bgr.shape[0] / bgr.shape[1])))
     return np.asarray(cv2.resize(bgr, size, interpolation=cv2.INTER_AREA), np.uint8)

@@ -1,6 +1,6 @@
-"""What others see of a camera: a pinned moment, its frame, why there is none, and the status.
+"""What others see of a camera: a pinned moment, its frame or an error, and the status.
 
-Pure: neither decoder nor network is behind this.
+Plain types: importing them loads neither decoder nor network.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 class Choice:
     """A coded picture and what is needed to decode it.
 
-    `pictures` are its GOP's, in decoding order, from the keyframe to the picture at least; it is
-    the one at `index`. `codec` is h264, h265 or mjpeg. `shot_s` is on the monotonic clock.
+    It is the one at `index` of `pictures`: its GOP in decoding order, from the keyframe at least
+    to itself. `codec` is h264, h265 or mjpeg. `shot_s` is on the monotonic clock.
     """
 
     codec: str
@@ -26,28 +26,28 @@ class Choice:
 
 
 class Pin:
-    """A moment somebody wants the picture of, kept from the ring's forgetting.
+    """A moment somebody wants the picture of; the ring's trimming can't take that away.
 
     `choices` is empty until the pictures within `within_s` of the moment can no longer change;
-    then it holds one picture, the nearest, or with `within_s` all undamaged ones.
+    then it holds the nearest one, or with `within_s` all undamaged ones.
     """
 
     def __init__(self, wanted_s: float, within_s: float, fallback: Choice | None) -> None:
         self.wanted_s = wanted_s
         self.within_s = within_s
         self.fallback = fallback
-        """The nearest picture of an earlier session, or what was there when the pin was made."""
+        """The nearest picture of an earlier session, or the nearest when the pin was made."""
         self.choices: Sequence[Choice] = ()
 
     @property
     def settled_s(self) -> float:
-        """Return when the last picture that matters is shot, on the monotonic clock."""
+        """Return when the last picture that matters is shot, in seconds of the monotonic clock."""
         return self.wanted_s + self.within_s
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A picture as it goes to disk. `shot_s` is on the monotonic clock, sizes are in pixels."""
+    """A picture to be saved. `shot_s` is on the monotonic clock, sizes are in pixels."""
 
     jpeg: bytes
     thumbnail: bytes
@@ -58,7 +58,7 @@ class Frame:
 
 
 class StreamError(Exception):
-    """No frame can be had. `reason` says why in words, `hint` what to do."""
+    """There is no frame; `reason` says why, `hint` what to do."""
 
     def __init__(self, reason: str, hint: str = "") -> None:
         super().__init__(reason)
@@ -68,20 +68,19 @@ class StreamError(Exception):
 
 @dataclass(frozen=True)
 class StreamStatus:
-    """What is known of a camera right now; `state` is one of those in docs/architecture.md."""
+    """What is known of a camera right now; docs/architecture.md lists the states."""
 
     state: str
-    error: str | None
-    hint: str | None
-    since_s: float
-    last_frame_age_s: float | None
-    fps: float | None
-    width: int | None
-    height: int | None
-    codec: str | None
-    gop_s: float | None
-    gop_too_long: bool
-    ring_too_short: bool
-    """The seconds that captures may reach back for don't fit into memory."""
-    advice: str | None
+    error: str | None = None
+    hint: str | None = None
+    last_frame_age_s: float | None = None
+    fps: float | None = None
+    width: int | None = None
+    height: int | None = None
+    codec: str | None = None
+    gop_s: float | None = None
+    gop_too_long: bool = False
+    ring_too_short: bool = False
+    """The seconds that captures may reach back don't fit into memory."""
+    advice: str | None = None
     """What to change in the camera's settings."""

@@ -7,14 +7,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Final
 
 from camera.decoder import (
     Bgr,
     Decoded,
-    DecodeError,
-    EncodeError,
     GopDecoder,
+    PictureError,
     decode_jpeg,
     encode_jpeg,
     thumbnail,
@@ -23,21 +21,19 @@ from camera.frame import Choice, Frame
 from camera.picture_checks import FreezeWatch, Verdict, judge
 from config import CaptureConfig
 
-_UNDECODABLE: Final = "the picture could not be decoded"
-
 
 @dataclass(frozen=True)
 class _Judged:
-    """A decoded picture; `jpeg` is the camera's own, where it sends JPEGs.
+    """A decoded and judged picture; `jpeg` is the camera's own, where it sends JPEGs.
 
-    It is `complete` when nothing that it builds on is missing.
+    It is `complete` when nothing it depends on is missing.
     """
 
     choice: Choice
     bgr: Bgr
     verdict: Verdict
-    complete: bool = True
-    jpeg: bytes | None = None
+    complete: bool
+    jpeg: bytes | None
 
     @property
     def is_whole(self) -> bool:
@@ -45,10 +41,6 @@ class _Judged:
 
 
 _Rank = Callable[[_Judged], float]
-
-
-class PictureError(Exception):
-    """No picture can be made of what is held."""
 
 
 class FrameMaker:
@@ -62,7 +54,7 @@ class FrameMaker:
 
     @contextmanager
     def turn(self) -> Iterator[Turn]:
-        """Give a frame its turn at the decoder; it has it from its first decoding to the end."""
+        """Give one frame its turn at the decoder, from its first decoding to the end."""
         turn = Turn(self._camera, self._decode_slots, self._encode)
         try:
             yield turn
@@ -108,9 +100,9 @@ class Turn:
         self._early: _EarlyGop | None = None
 
     def decode_early(self, choice: Choice, wait_s: float) -> None:
-        """Decode what is there of a picture that is to come, up to `choice`.
+        """Decode a GOP up to `choice` while the wanted picture is still to come.
 
-        Does nothing when others decode for longer than `wait_s`, and where each picture is a JPEG.
+        Does nothing when others keep the decoder for longer than `wait_s`, or with JPEGs.
         """
         if choice.codec == "mjpeg" or not self._acquire(wait_s):
             return
@@ -122,7 +114,7 @@ class Turn:
         self._early.decode(choice)
 
     def give_up(self) -> None:
-        """Let others decode; what was decoded is lost."""
+        """Let others decode; discard what was decoded early."""
         self._end_early()
         if self._has_camera:
             self._has_camera = False
@@ -138,8 +130,8 @@ class Turn:
     ) -> Frame:
         """Make a frame of the sharpest candidate, or of a neighbour when all are damaged.
 
-        `neighbours` are asked for only when they are needed; the one nearest to `wanted_s` is
-        taken. The `last_resort` is for when nothing of all that can be decoded.
+        `neighbours` is called only when needed; of these the one nearest to `wanted_s` is taken.
+        `last_resort` is called when none of them can be decoded either.
 
         Raises:
             PictureError: nothing can be decoded or encoded.
@@ -150,16 +142,15 @@ class Turn:
         def nearness(judged: _Judged) -> float:
             return -abs(judged.choice.shot_s - wanted_s)
 
-        with _in_words():
-            best = self._finish_early(candidates) or self._best_of(candidates, _sharpness)
-            if best is None or not best.is_whole:
-                other = self._best_of(neighbours(), nearness)
-                if other is not None and (best is None or other.is_whole):
-                    best = other
-            best = best or self._best_of(last_resort(), _sharpness)
-            if best is None:
-                raise PictureError(_UNDECODABLE)
-            return self._encode(best, wanted_s)
+        best = self._finish_early(candidates) or self._best_of(candidates, _sharpness)
+        if best is None or not best.is_whole:
+            other = self._best_of(neighbours(), nearness)
+            if other is not None and (best is None or other.is_whole):
+                best = other
+        best = best or self._best_of(last_resort(), _sharpness)
+        if best is None:
+            raise PictureError("the picture could not be decoded")
+        return self._encode(best, wanted_s)
 
     def _acquire(self, wait_s: float) -> bool:
         """Get the camera and a decode slot, or neither."""
@@ -174,21 +165,18 @@ class Turn:
         return self._has_slot
 
     def _finish_early(self, candidates: Sequence[Choice]) -> _Judged | None:
-        """Decode the rest up to the only candidate, if what was decoded leads to it."""
+        """Decode on to the only candidate, if what was decoded early leads to it."""
         early = self._early
         if early is None:
             return None
         try:
             leads = len(candidates) == 1 and early.leads_to(candidates[0])
             found = early.finish(candidates[0]) if leads else None
-        except DecodeError:
+        except PictureError:
             return None
         finally:
             self._end_early()
-        if found is None:
-            return None
-        bgr, complete = found
-        return _Judged(candidates[0], bgr, judge(bgr), complete)
+        return None if found is None else _judged(candidates[0], *found)
 
     def _end_early(self) -> None:
         early, self._early = self._early, None
@@ -199,7 +187,7 @@ class Turn:
             self._decode_slots.release()
 
     def _best_of(self, candidates: Sequence[Choice], rank: _Rank) -> _Judged | None:
-        """Decode candidates and return the best; other cameras wait for no more than that."""
+        """Decode candidates and return the best; holds the decode slot only meanwhile."""
         if not candidates:
             return None
         with self._decode_slots:
@@ -207,7 +195,7 @@ class Turn:
 
 
 class _EarlyGop:
-    """A GOP's beginning, decoded before the wanted picture is there, or is known."""
+    """A GOP's beginning, decoded before the wanted picture has come or is known."""
 
     def __init__(self, codec: str) -> None:
         self._decoder: GopDecoder | None = GopDecoder(codec)
@@ -216,7 +204,7 @@ class _EarlyGop:
         self._found: Decoded | None = None
 
     def leads_to(self, choice: Choice) -> bool:
-        """Tell whether all that was decoded is needed for a choice, whose picture can be had."""
+        """Tell whether what was decoded begins a choice, and its picture can still come out."""
         fed = self._fed
         is_beginning = len(choice.pictures) >= len(fed) and all(
             one is other for one, other in zip(fed, choice.pictures, strict=False)
@@ -224,7 +212,7 @@ class _EarlyGop:
         return is_beginning and (choice.index >= len(fed) or choice.index == self._wanted)
 
     def decode(self, choice: Choice) -> None:
-        """Decode on, up to a choice."""
+        """Decode on up to a choice."""
         assert self._decoder is not None  # noqa: S101 - it is not used after free()
         self._wanted = choice.index
         for picture in choice.pictures[len(self._fed) :]:
@@ -235,7 +223,7 @@ class _EarlyGop:
         """Return the chosen picture and whether it is complete; `None` when it does not come out.
 
         Raises:
-            DecodeError: its colours can't be converted.
+            PictureError: its colours can't be converted.
         """
         decoder = self._decoder
         self.decode(choice)
@@ -245,7 +233,7 @@ class _EarlyGop:
         return self._found.bgr(), decoder.is_whole(choice.index)
 
     def free(self) -> None:
-        """Take what is left in the decoder, and free its memory."""
+        """Take what is left in the decoder and free its memory."""
         decoder, self._decoder = self._decoder, None
         if decoder is not None:
             self._keep(decoder.flush())
@@ -254,14 +242,6 @@ class _EarlyGop:
         for one in decoded:
             if one.number == self._wanted:
                 self._found = one
-
-
-@contextmanager
-def _in_words() -> Iterator[None]:
-    try:
-        yield
-    except (DecodeError, EncodeError) as error:
-        raise PictureError(str(error)) from error
 
 
 def _sharpness(judged: _Judged) -> float:
@@ -275,7 +255,7 @@ def _best(found: Iterable[_Judged], rank: _Rank) -> _Judged | None:
 def _judge_all(candidates: Sequence[Choice], rank: _Rank) -> list[_Judged]:
     """Decode candidates, each GOP once, and return the best of each GOP.
 
-    No more than two pictures are kept at a time: each may take 25 MB.
+    At most two pictures of a GOP are kept at a time: each may take 25 MB.
     """
     gops: dict[int, list[Choice]] = {}
     for choice in candidates:
@@ -285,25 +265,25 @@ def _judge_all(candidates: Sequence[Choice], rank: _Rank) -> list[_Judged]:
 
 
 def _judge_gop(gop: Sequence[Choice], rank: _Rank) -> _Judged | None:
-    """Return the best of one GOP's choices, or its last picture when none of them comes out."""
+    """Return the best of one GOP's choices, or the last picture that comes out when none does."""
     pictures = gop[0].pictures
     if gop[0].codec == "mjpeg":
         jpeg = pictures[gop[0].index]
         bgr = decode_jpeg(jpeg)
-        return None if bgr is None else _Judged(gop[0], bgr, judge(bgr), jpeg=jpeg)
+        return None if bgr is None else _judged(gop[0], bgr, jpeg=jpeg)
     wanted = {choice.index: choice for choice in gop}
     best: _Judged | None = None
     last: Decoded | None = None
     decoder = GopDecoder(gop[0].codec)
     for last in decoder.decode(pictures):
         if last.number in wanted:
-            judged = _judged(wanted[last.number], last, complete=decoder.is_whole(last.number))
+            complete = decoder.is_whole(last.number)
+            judged = _judged(wanted[last.number], last.bgr(), complete)
             best = judged if best is None else _best((best, judged), rank)
-    if best is not None:  # with B-frames, what it builds on may have come out after it
+    if best is not None:  # with B-frames, what it depends on may have come out after it
         return replace(best, complete=decoder.is_whole(best.choice.index))
-    return None if last is None else _judged(wanted[max(wanted)], last, complete=False)
+    return None if last is None else _judged(wanted[max(wanted)], last.bgr(), complete=False)
 
 
-def _judged(choice: Choice, decoded: Decoded, *, complete: bool) -> _Judged:
-    bgr = decoded.bgr()
-    return _Judged(choice, bgr, judge(bgr), complete)
+def _judged(choice: Choice, bgr: Bgr, complete: bool = True, jpeg: bytes | None = None) -> _Judged:
+    return _Judged(choice, bgr, judge(bgr), complete, jpeg)

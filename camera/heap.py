@@ -1,7 +1,7 @@
-"""Let glibc's allocator keep what decoding needs from one picture to the next, and no longer.
+"""Let glibc's allocator keep a decoder's memory while cars come, and then give it back.
 
-A decoder takes 20 MB and more of 1080p. Given back after each picture, every page of it has to be
-got from the kernel and cleared again for the next one, which made captures 10 to 30 ms slower.
+A decoder needs 20 MB and more for 1080p. If that is given back after each picture, the kernel has
+to provide and clear every page again for the next one: captures were 10 to 30 ms slower.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
 _ARENAS: Final = 2
 _KEPT_BYTES: Final = 256_000_000
-_LARGEST_BYTES: Final = 32 << 20  # glibc takes no more; on 32 bits it does not take this
+_LARGEST_BYTES: Final = 32 << 20  # glibc's limit; on 32 bits it refuses this too
 _KEEP_S: Final = 10.0  # cars come close together
 
 
@@ -27,7 +27,7 @@ def _libc() -> ctypes.CDLL:
 
 
 def set_up_heap() -> None:
-    """Let all threads share two heaps that keep what is free until it is given back.
+    """Let all threads share two heaps that keep free memory until it is given back.
 
     Call it before threads start; other libcs ignore it.
     """

@@ -1,4 +1,4 @@
-"""The newest picture of a camera for those who look, at the cost of one decode at a time."""
+"""A camera's newest picture for everyone who looks, with one decode however many they are."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The last seconds of a camera's stream, undecoded, and which picture of them is a moment's.
+"""The last seconds of a camera's stream, undecoded, and which of its pictures is a moment's.
 
-Pure bookkeeping over coded pictures: no camera, no thread. When each was shot tells `CameraClock`.
+Pure bookkeeping over coded pictures: no camera, no thread. `CameraClock` tells when each was shot.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from camera.frame import Choice
 from rtsp.camera_clock import CameraClock
 from rtsp.rtp import CodedPicture
 
-_REORDER_S: Final = 0.5  # B-frames step back by a few frames, never by more
+_REORDER_S: Final = 0.5  # B-frames step back by a few frames at most
 _GAP_PERIODS: Final = 1.6
 _IRREGULAR_SHARE: Final = 0.2  # more wide gaps: the frame rate varies, nothing is lost
 _RECENT: Final = 50
-_BACK_STEPS: Final = 3  # so many among the recent pictures are B-frames, no accident
+_BACK_STEPS: Final = 3  # so many among the recent pictures mean B-frames
 _SAME_PICTURE_S: Final = 1e-6
 
 
@@ -35,8 +35,8 @@ class Gop:
 class PacketRing:
     """Hold whole GOPs covering at least `keep_s`, never more than `max_bytes`.
 
-    `follows(keyframe, earlier, later)` tells whether two pictures were certainly encoded next to
-    each other.
+    `follows(keyframe, earlier, later)` tells whether `later` was certainly encoded right after
+    `earlier`.
     """
 
     def __init__(
@@ -51,25 +51,27 @@ class PacketRing:
         self._follows = follows
         self._keep_s = keep_s
         self._max_bytes = max_bytes
-        self._b_frames = False
+        self.b_frames = False
+        """Pictures come in another order than they are shown in."""
         self._back_steps: deque[int] = deque(maxlen=_BACK_STEPS)
         self._pictures_seen = 0
         self._merged = False
         self.gop_s: float | None = None
         """Duration of the last complete GOP."""
         self.too_short = False
-        """What was to be kept did not fit: a far too long I-frame interval or bit rate."""
+        """`keep_s` does not fit into `max_bytes`: I-frame interval or bit rate is far too high."""
         self.clear()
 
     def clear(self) -> None:
-        """Forget pictures and timing: the stream's time base is a new one."""
+        """Forget pictures and timing: a new time base begins."""
         self._gops: deque[Gop] = deque()
         self._clock = CameraClock()
         self._recent_s: deque[float] = deque(maxlen=_RECENT)
         self._newest_s: float | None = None
         self._previous_newest_s: float | None = None
         self._last_position_s: float | None = None
-        self._size_bytes = 0
+        self.size_bytes = 0
+        """Bytes of all pictures held."""
 
     def append(self, picture: CodedPicture) -> None:
         """Add one picture as it came."""
@@ -80,10 +82,15 @@ class PacketRing:
         self._pictures_seen += 1
         if self._begins_new_time(position_s, picture.arrival_s):
             self.clear()
-        self._note_timing(position_s, picture.arrival_s)
+        self._clock.note(position_s, picture.arrival_s)
+        self._recent_s.append(position_s)
+        if self._newest_s is None or position_s > self._newest_s:
+            self._previous_newest_s, self._newest_s = self._newest_s, position_s
         self._last_position_s = position_s
         if picture.key:
-            self._start_gop()
+            if self._gops:
+                self.gop_s = position_s - self._gops[-1].pictures[0].position_s
+            self._gops.append(Gop())
         if not self._gops:
             return
         gop = self._gops[-1]
@@ -107,67 +114,57 @@ class PacketRing:
         """Tell whether there is a picture that can be decoded: a keyframe has come."""
         return bool(self._gops)
 
-    @property
-    def size_bytes(self) -> int:
-        """Bytes held."""
-        return self._size_bytes
-
-    @property
-    def has_b_frames(self) -> bool:
-        """Tell whether pictures come in another order than they are shown in."""
-        return self._b_frames
-
     def covers(self, wanted_s: float) -> bool:
         """Tell whether the picture nearest to `wanted_s` can no longer change."""
-        reordered = self._merged or self._b_frames
+        reordered = self._merged or self.b_frames
         settled_s = self._previous_newest_s if reordered else self._newest_s
         return settled_s is not None and self._clock.shot_s(settled_s) >= wanted_s
 
     def nearest(self, wanted_s: float, within_s: float) -> Choice | None:
-        """Choose the picture shot nearest to `wanted_s`, undamaged if there is one in `within_s`.
+        """Choose the picture shot nearest to `wanted_s`, an undamaged one if it is in `within_s`.
 
-        Returns `None` when the ring is empty.
+        Returns `None` when there is no picture that can be decoded.
         """
         offset_s = self._clock.offset_s
         candidates = sorted(
             (
-                (abs(picture.position_s + offset_s - wanted_s), gop, index)
-                for gop, index, picture in self._pictures()
+                (abs(position_s + offset_s - wanted_s), gop, index)
+                for gop in self._gops
+                for index, position_s in _decodable(gop)
             ),
             key=lambda candidate: candidate[0],
         )
         if not candidates:
             return None
         whole = {id(gop): self._undamaged(gop) for gop in self._gops}
-        for distance_s, gop, index in candidates:
-            if distance_s > within_s:
-                break
-            if index < whole[id(gop)]:
-                return self._choices(gop, [index], damaged=False)[0]
-        _, gop, index = candidates[0]
+        undamaged = (
+            candidate
+            for candidate in candidates
+            if candidate[0] <= within_s and candidate[2] < whole[id(candidate[1])]
+        )
+        _, gop, index = next(undamaged, candidates[0])
         return self._choices(gop, [index], damaged=index >= whole[id(gop)])[0]
 
     def around(self, wanted_s: float, within_s: float) -> list[Choice]:
         """Return all undamaged pictures shot no further than `within_s` from `wanted_s`.
 
-        Those of one GOP share their pictures, so that it is decoded once.
+        Choices of one GOP share one tuple of pictures, so that it is decoded once.
         """
         offset_s = self._clock.offset_s
         found: list[Choice] = []
         for gop in self._gops:
-            whole, start = self._undamaged(gop), gop.pictures[0].position_s
+            whole = self._undamaged(gop)
             indexes = [
                 index
-                for index, picture in enumerate(gop.pictures[:whole])
-                if abs(picture.position_s + offset_s - wanted_s) <= within_s
-                and picture.position_s >= start
+                for index, position_s in _decodable(gop)
+                if index < whole and abs(position_s + offset_s - wanted_s) <= within_s
             ]
             if indexes:
                 found += self._choices(gop, indexes, damaged=False)
         return found
 
     def _choices(self, gop: Gop, indexes: Sequence[int], *, damaged: bool) -> list[Choice]:
-        """Return choices of pictures in one GOP, all with what comes up to the last of them."""
+        """Return choices of one GOP's pictures, all with what it holds up to the last of them."""
         pictures = tuple(picture.data for picture in gop.pictures[: max(indexes) + 1])
         return [
             Choice(
@@ -181,14 +178,6 @@ class PacketRing:
             for index in indexes
         ]
 
-    def _pictures(self) -> Iterator[tuple[Gop, int, CodedPicture]]:
-        """Yield what can be decoded: pictures shown before their keyframe can't be."""
-        for gop in self._gops:
-            start = gop.pictures[0].position_s
-            for index, picture in enumerate(gop.pictures):
-                if picture.position_s >= start:
-                    yield gop, index, picture
-
     def _merge(self, part: CodedPicture) -> None:
         """Add another part to the newest picture."""
         self._merged = True
@@ -201,29 +190,24 @@ class PacketRing:
 
     def _grow(self, gop: Gop, size_bytes: int) -> None:
         gop.size_bytes += size_bytes
-        self._size_bytes += size_bytes
-
-    def _start_gop(self) -> None:
-        if self._gops and self._last_position_s is not None:
-            self.gop_s = self._last_position_s - self._gops[-1].pictures[0].position_s
-        self._gops.append(Gop())
+        self.size_bytes += size_bytes
 
     def _trim(self) -> None:
         newest_s = self._gops[-1].pictures[-1].position_s
         while len(self._gops) > 1 and (
             newest_s - self._gops[1].pictures[0].position_s >= self._keep_s
-            or self._size_bytes > self._max_bytes
+            or self.size_bytes > self._max_bytes
         ):
             kept_s = newest_s - self._gops[1].pictures[0].position_s
             self.too_short = kept_s < self._keep_s
-            self._size_bytes -= self._gops.popleft().size_bytes
-        if self._size_bytes > self._max_bytes:
+            self.size_bytes -= self._gops.popleft().size_bytes
+        if self.size_bytes > self._max_bytes:
             self.too_short = True
             self._gops.clear()
-            self._size_bytes = 0
+            self.size_bytes = 0
 
     def _begins_new_time(self, position_s: float, arrival_s: float) -> bool:
-        """Tell whether the stream's time has jumped; B-frames step back a little, rightly."""
+        """Tell whether the stream's time has jumped; B-frames rightly step back a little."""
         last_s = self._last_position_s
         if last_s is None:
             return False
@@ -232,19 +216,11 @@ class PacketRing:
         step_s = position_s - last_s
         if step_s >= 0:
             return False
-        if step_s > -_REORDER_S and not self._b_frames:
+        if step_s > -_REORDER_S and not self.b_frames:
             self._back_steps.append(self._pictures_seen)
             recent = self._pictures_seen - self._back_steps[0] < _RECENT
-            self._b_frames = len(self._back_steps) == _BACK_STEPS and recent
-        return step_s <= -_REORDER_S or not self._b_frames
-
-    def _note_timing(self, position_s: float, arrival_s: float) -> None:
-        self._clock.note(position_s, arrival_s)
-        self._recent_s.append(position_s)
-        newest_s = self._newest_s
-        if newest_s is None or position_s > newest_s:
-            self._previous_newest_s = newest_s
-            self._newest_s = position_s
+            self.b_frames = len(self._back_steps) == _BACK_STEPS and recent
+        return step_s <= -_REORDER_S or not self.b_frames
 
     def _intervals(self) -> list[float]:
         """Return the seconds between recent pictures, in the order they are shown."""
@@ -252,12 +228,12 @@ class PacketRing:
         return [later - earlier for earlier, later in pairwise(shown)]
 
     def _undamaged(self, gop: Gop) -> int:
-        """Return how many pictures of `gop` come before the first that lacks something."""
+        """Return how many pictures of `gop` come before the first damaged one."""
         torn = (index for index, picture in enumerate(gop.pictures) if picture.torn)
         return min(next(torn, len(gop.pictures)), self._first_gap(gop))
 
     def _first_gap(self, gop: Gop) -> int:
-        """Return the index of the first picture of `gop` that lacks a predecessor."""
+        """Return the index of the first picture of `gop` whose predecessor is missing."""
         period_s = self.period_s
         longest_s = (period_s or 0.0) * _GAP_PERIODS
         intervals = self._intervals()
@@ -276,11 +252,19 @@ class PacketRing:
         return min(gaps, default=len(gop.pictures))
 
     def _left_out(self, gop: Gop, earlier: int, later: int) -> bool:
-        """Tell whether the camera itself left out what would be between two pictures.
+        """Tell whether the camera itself left out the pictures between two others.
 
-        It does when it is overloaded or lowers its rate in the dark; H.264 counts what it sends.
+        It does when it is overloaded or lowers its rate in the dark; H.264 numbers what it sends.
         """
-        if self._follows is None or self._b_frames or later != earlier + 1:
+        if self._follows is None or self.b_frames or later != earlier + 1:
             return False
         first, *pair = (gop.pictures[index].data for index in (0, earlier, later))
         return self._follows(first, *pair)
+
+
+def _decodable(gop: Gop) -> Iterator[tuple[int, float]]:
+    """Yield index and position of each picture but those shown before their keyframe."""
+    start_s = gop.pictures[0].position_s
+    for index, picture in enumerate(gop.pictures):
+        if picture.position_s >= start_s:
+            yield index, picture.position_s

@@ -1,7 +1,7 @@
-"""What can be seen to be wrong with a picture, and how sharp it is.
+"""What is visibly wrong with a picture, and how sharp it is.
 
-Everything is judged on the picture reduced to 640 pixels in width, so that a figure means the same
-for every camera and costs a few milliseconds. A flag never keeps a picture from being saved.
+Everything is judged on the picture reduced to a width of 640 pixels, so that thresholds fit every
+camera and a look costs a few milliseconds. A flag never keeps a picture from being saved.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _WIDTH: Final = 640
 _BLOCK: Final = 16
 _BLACK_LEVEL: Final = 32  # a night picture has a lamp, a reflection or a sky above it
 _LIT_SHARE: Final = 0.002
-_VOID_LEVELS: Final = range(127, 133)  # of each colour: FFmpeg's grey where it has no data at all
+_VOID_LEVELS: Final = range(127, 133)  # in each channel: FFmpeg's grey where data is missing
 _VOID_SHARE: Final = 0.08
 _STREAK_DIFFERENCE: Final = 0.2
 _STREAK_DEVIATION: Final = 8.0
 _STREAK_CHANGES: Final = 0.15
 _STREAK_SHARE: Final = 0.08
-_BLURRED: Final = 0.012  # of a 1080p picture behind a Gaussian blur of about 5 pixels
+_BLURRED: Final = 0.012  # of a 1080p picture after a Gaussian blur of about 5 pixels
 _SAME_MEAN: Final = 0.4
 _SAME_PEAK: Final = 20
 _FROZEN_S: Final = 1.0
@@ -36,7 +36,7 @@ _FROZEN_S: Final = 1.0
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a look at one picture tells.
+    """What one picture looks like.
 
     `small` is the picture reduced. `sharpness` is the variance of the Laplacian in squared grey
     levels (Pech-Pacheco et al. 2000, a standard focus measure): it compares pictures of one scene.
@@ -85,15 +85,14 @@ def _void_share(small: Bgr) -> float:
         void = cv2.inRange(small, (level,) * 3, (level,) * 3)
         shares = cv2.resize(void, blocks, interpolation=cv2.INTER_AREA)
         counts.append(int(np.count_nonzero(shares == 255)))
-    share: float = max(counts) / (blocks[0] * blocks[1])
-    return share
+    return float(max(counts) / (blocks[0] * blocks[1]))
 
 
 def _streak_share(grey: Grey) -> float:
-    """Return the height of the equal rows at the bottom, as a share; none when they are bars.
+    """Return which share of the height is equal rows at the bottom; 0 for a test pattern's bars.
 
-    A decoder that lacks the lower part of a picture may draw its last row on and on. A row of a
-    scene changes from pixel to pixel, one of a test pattern only here and there.
+    A decoder that lacks a picture's lower part may repeat the last row it has. A row of a scene
+    changes from pixel to pixel, one of a test pattern only here and there.
     """
     last = grey[-1:].astype(np.int16)
     changes = np.count_nonzero(np.diff(last)) / last.size
@@ -108,13 +107,13 @@ def _streak_share(grey: Grey) -> float:
 
 
 class FreezeWatch:
-    """Notice that a camera shows one picture again and again; for one camera."""
+    """Notice that one camera shows the same picture again and again."""
 
     def __init__(self) -> None:
         self._seen: tuple[Grey, float] | None = None
 
     def is_frozen(self, grey: Grey, shot_s: float) -> bool:
-        """Tell whether this very picture was first shown at least a second before."""
+        """Tell whether the same picture was first shown at least a second ago."""
         if self._seen is None or not _are_same(self._seen[0], grey):
             self._seen = (grey, shot_s)
             return False
@@ -122,7 +121,7 @@ class FreezeWatch:
 
 
 def _are_same(one: Grey, other: Grey) -> bool:
-    """Tell whether two pictures differ by no more than two encodings of one picture do."""
+    """Tell whether two pictures differ no more than two encodings of one picture do."""
     if one.shape != other.shape:
         return False
     difference: Grey = np.asarray(cv2.absdiff(one, other), np.uint8)

@@ -1,4 +1,4 @@
-"""Who waits for which moment of a camera, and the pictures kept for them, across its sessions."""
+"""The moments that captures wait for, and the pictures kept for them across a camera's sessions."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from rtsp.nal_units import follows
 from rtsp.rtp import CodedPicture
 
 _STALLED_S: Final = 1.5
-_MISSED_PERIODS: Final = 2.5  # a camera with less than a picture a second may be late by that
+_MISSED_PERIODS: Final = 2.5  # for cameras that send less than a picture a second
 _NEXT_PERIODS: Final = 1.5
 _LIVE_WAIT_S: Final = 1.0
 _LOOK_S: Final = 0.1
 
 
 class NoPictureError(Exception):
-    """There is no picture near a moment, and there will be none."""
+    """There is no picture near a moment, and none will come."""
 
 
 @dataclass(frozen=True)
 class Pulse:
-    """What the pictures of a session tell of it; all in seconds, `None` while it is not known."""
+    """What is known of a session from its pictures; times in seconds, `None` while unknown."""
 
     newest_shot_s: float | None = None
     period_s: float | None = None
@@ -37,11 +37,11 @@ class Pulse:
 
 
 class PinnedPictures:
-    """Hold a camera's pictures of late and answer for any moment of them. Safe for threads.
+    """Hold a camera's recent pictures and give out the one of any moment. Thread-safe.
 
-    Moments are on the monotonic clock, in seconds, and the camera's own: its latency is added.
-    `keep_s` is how long pictures are kept, `near_s` how far off one may be that stands in for a
-    damaged one, `patience_s` how long a camera that sends nothing is waited for.
+    Moments are in seconds of the monotonic clock, with the camera's latency added. Pictures are
+    kept for `keep_s`; one at most `near_s` away replaces a damaged one; a camera that sends
+    nothing is waited for `patience_s`.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class PinnedPictures:
     # The reader thread.
 
     def begin(self, codec: str) -> None:
-        """Take the pictures of a new session: h264, h265 or mjpeg."""
+        """Begin a new session; `codec` is h264, h265 or mjpeg."""
         with self._changed:
             self._began_s = self._clock()
             self._ring = PacketRing(
@@ -75,7 +75,7 @@ class PinnedPictures:
             )
 
     def end(self) -> None:
-        """Forget the session's pictures, but for the nearest of each moment that is waited for."""
+        """Forget the session's pictures except the nearest to each moment that is waited for."""
         with self._changed:
             for pin in self._waiting:
                 pin.fallback = _nearest_of(pin, self._choose(pin.wanted_s))
@@ -83,7 +83,7 @@ class PinnedPictures:
             self._changed.notify_all()
 
     def append(self, picture: CodedPicture) -> None:
-        """Take a picture, and give it to whoever waited for it."""
+        """Take a picture and settle the pins that waited for it."""
         with self._changed:
             ring = self._ring
             if ring is None:
@@ -99,7 +99,7 @@ class PinnedPictures:
     # Any thread.
 
     def pin(self, wanted_s: float, within_s: float = 0.0) -> Pin:
-        """Keep the picture of a moment, past or to come, or all around it."""
+        """Keep the picture of a moment, past or to come, or all within `within_s` of it."""
         with self._changed:
             nearest = self._choose(wanted_s)
             pin = Pin(wanted_s, within_s, nearest[0] if nearest else None)
@@ -110,20 +110,20 @@ class PinnedPictures:
             return pin
 
     def drop(self, pin: Pin) -> None:
-        """Let go of a pin that nobody will take, if it still waits for its picture."""
+        """Forget a pin that nobody will take; does nothing when it has its picture."""
         with self._changed:
             if pin in self._waiting:
                 self._waiting.remove(pin)
 
     def until_settled(self, pin: Pin) -> Iterator[Choice | None]:
-        """Wait until the pin has its picture, or the best one when its own does not come.
+        """Wait until the pin has its picture, or the best one there is when that does not come.
 
-        Meanwhile yields now and then what is nearest so far, `None` when nothing comes, so that the
-        caller can use the time. A live camera's picture comes at most 1 s after the moment, or
-        never.
+        Meanwhile yields now and then the nearest so far, `None` when the camera sends nothing, so
+        that the caller can use the time. A live camera's picture is waited for until 1 s or 1.5
+        periods after its moment.
 
         Raises:
-            NoPictureError: none is near that moment, or ever was.
+            NoPictureError: no picture within `patience_s` of that moment has ever come.
         """
         while not pin.choices:
             with self._changed:
@@ -134,7 +134,9 @@ class PinnedPictures:
                 if pin.choices:
                     return
                 live = self.live()
-                patience_s = min(self._live_wait_s() if live else math.inf, self._patience_s)
+                patience_s = self._patience_s
+                if live:
+                    patience_s = min(patience_s, max(_LIVE_WAIT_S, _NEXT_PERIODS * self.period_s()))
                 wait_s = pin.settled_s + patience_s - self._clock()
                 if wait_s <= 0 or self._is_ending() or not (live or self._patient):
                     self.drop(pin)
@@ -143,13 +145,13 @@ class PinnedPictures:
                     self._changed.wait(min(wait_s, _LOOK_S))
 
     def give_up_waiting(self) -> None:
-        """Let nobody wait any more for a camera that sends nothing."""
+        """Stop waiting for a camera that sends nothing."""
         with self._changed:
             self._patient = False
             self._changed.notify_all()
 
     def around(self, pin: Pin) -> tuple[Choice, ...]:
-        """Return what may stand in for a pinned picture that proves damaged."""
+        """Return what may replace a pinned picture that proves damaged."""
         with self._changed:
             return self._choose(pin.wanted_s, self._near_s)
 
@@ -160,19 +162,19 @@ class PinnedPictures:
             return (found,) if found else ()
 
     def live(self) -> bool:
-        """Tell whether pictures come that can be decoded."""
+        """Tell whether pictures that can be decoded are coming."""
         with self._changed:
             has_pictures = self._ring is not None and self._ring.has_pictures
             return has_pictures and not self.is_late(self.age_s())
 
     def age_s(self) -> float:
-        """Return how long ago the newest picture was shot, or the session began without one."""
+        """Return how long ago the newest picture was shot; without one, the session began."""
         with self._changed:
             shot_s = self._ring.newest_shot_s if self._ring is not None else None
             return self._clock() - (self._began_s if shot_s is None else shot_s)
 
     def is_late(self, age_s: float) -> bool:
-        """Tell whether a newest picture of that age means that the camera has stopped."""
+        """Tell whether a camera whose newest picture has this age has stopped."""
         return age_s > _STALLED_S and age_s > _MISSED_PERIODS * self.period_s()
 
     def period_s(self) -> float:
@@ -181,7 +183,7 @@ class PinnedPictures:
             return (self._ring.period_s if self._ring is not None else None) or 0.0
 
     def pulse(self) -> Pulse:
-        """Return what the pictures of this session tell of it."""
+        """Return what is known of this session from its pictures."""
         with self._changed:
             ring = self._ring
             if ring is None:
@@ -190,15 +192,11 @@ class PinnedPictures:
                 newest_shot_s=ring.newest_shot_s,
                 period_s=ring.period_s,
                 gop_s=ring.gop_s,
-                b_frames=ring.has_b_frames,
+                b_frames=ring.b_frames,
                 ring_too_short=ring.too_short,
             )
 
     # With the lock held.
-
-    def _live_wait_s(self) -> float:
-        """Return how long after its moment a live camera's picture may come."""
-        return max(_LIVE_WAIT_S, _NEXT_PERIODS * self.period_s())
 
     def _choose(self, wanted_s: float, within_s: float = 0.0) -> tuple[Choice, ...]:
         """Return the picture nearest to a moment, or all undamaged ones around it."""
@@ -209,7 +207,7 @@ class PinnedPictures:
         return tuple(around) or ((nearest,) if nearest else ())
 
     def _choose_for(self, pin: Pin) -> Sequence[Choice]:
-        """Return what the ring has for a pin, or what an earlier session had if that is nearer."""
+        """Return the ring's pictures for a pin, or the fallback where that is nearer."""
         found = self._choose(pin.wanted_s, pin.within_s)
         fallback = pin.fallback
         if not found or fallback is None or _nearest_of(pin, found) is not fallback:
@@ -218,7 +216,7 @@ class PinnedPictures:
         return found if distance_s <= self._near_s else (fallback,)
 
     def _best_late(self, pin: Pin) -> Choice:
-        """Return the nearest picture there ever was to a moment whose own did not come."""
+        """Return the nearest picture that ever came to a moment whose own did not."""
         best = _nearest_of(pin, self._choose(pin.wanted_s))
         if best is None or abs(best.shot_s - pin.wanted_s) > self._patience_s:
             raise NoPictureError

@@ -1,7 +1,7 @@
-"""A camera's RTSP session kept open, what state it is in, and frames of its moments on demand.
+"""A camera's RTSP session kept open, its state, and frames of wanted moments.
 
-One reader thread a camera receives pictures; of these it decodes only a session's first keyframe,
-for its size. A capture's thread decodes one GOP's beginning, up to the picture it wants.
+One reader thread a camera receives pictures and decodes only each session's first keyframe, for
+its size. A capture's thread decodes one GOP's beginning, up to the picture it wants.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from camera.decoder import set_up_opencv, size_of
+from camera.decoder import PictureError, set_up_opencv, size_of
 from camera.frame import Choice, Frame, Pin, StreamError, StreamStatus
-from camera.frame_maker import FrameMaker, PictureError, Turn
+from camera.frame_maker import FrameMaker, Turn
 from camera.pinned_pictures import NoPictureError, PinnedPictures
 from config import CameraConfig, CaptureConfig
 from rtsp.errors import Diagnosis, RtspError
@@ -32,7 +32,7 @@ _SHORT_SESSION_S: Final = 2.0
 _BACKOFF_START_S: Final = 0.5
 _BACKOFF_CAP_S: Final = 1.0
 _REFUSED_BACKOFF_S: Final = 60.0  # cameras lock an account after a few wrong passwords
-_EARLY_S: Final = 0.3  # a camera that hesitates longer must not keep others from decoding
+_EARLY_S: Final = 0.3  # a camera that is later must not keep others from decoding
 _LONGEST_GOP_S: Final = 4.0
 _LONG_GOP_S: Final = 2.5
 _CODEC_HINT: Final = (
@@ -80,7 +80,6 @@ class CameraStream(Worker):
         # Guarded by _lock, since captures and the web read them.
         self._lock = threading.Lock()
         self._state = "connecting"
-        self._since_s = self._clock()
         self._reason: str | None = None
         self._hint: str | None = None
         self._size: tuple[int, int] | None = None
@@ -89,13 +88,13 @@ class CameraStream(Worker):
     # The reader thread.
 
     def step(self) -> float | None:
-        """Read one packet, or try to open the session."""
+        """Read the next pictures, or try to open the session."""
         if self._session is None:
             return self._connect()
         return self._read(self._session)
 
     def close(self) -> None:
-        """Close the session and forget its packets."""
+        """Close the session and forget its pictures."""
         session, self._session = self._session, None
         if session is not None:
             session.close()
@@ -105,7 +104,6 @@ class CameraStream(Worker):
         url, transport = self.camera.url, self._settings.rtsp_transport
         try:
             session = RtspSession(url, transport, _OPEN_TIMEOUT_S, lambda: not self.stopping)
-            self._begin(session)
         except RtspError as error:
             failure = error.diagnosis
             self._attempts += 1
@@ -113,13 +111,11 @@ class CameraStream(Worker):
             wait_s = _REFUSED_BACKOFF_S if refused else _backoff_s(self._attempts)
             self._enter("down", failure.reason, failure.hint, f"; retrying in {wait_s:.1f} s")
             return wait_s
-        return 0.0
-
-    def _begin(self, session: RtspSession) -> None:
         self._session = session
         self._opened_s = self._clock()
         self._codec, self._size = session.codec, None
         self._pictures.begin(session.codec)
+        return 0.0
 
     def _read(self, session: RtspSession) -> float:
         try:
@@ -155,13 +151,10 @@ class CameraStream(Worker):
         with self._lock:
             before, before_reason = self._state, self._reason
             self._state, self._reason, self._hint = state, reason, hint
-            if before != state:
-                self._since_s = self._clock()
         name = self.camera.name
         if state == "streaming":
-            codec = self._codec.upper()
             if before == "connecting":
-                _log.info("camera %s streaming: %s", name, codec)
+                _log.info("camera %s streaming: %s", name, self._codec.upper())
             else:
                 _log.info("camera %s recovered after %d failed attempts", name, self._attempts)
         elif (state, reason) != (before, before_reason):
@@ -172,20 +165,20 @@ class CameraStream(Worker):
     def pin(self, moment_s: float, within_s: float = 0.0) -> Pin:
         """Keep the picture of `moment_s` on the monotonic clock, past or to come.
 
-        With `within_s` it is the sharpest of the pictures that are no further away.
+        With `within_s` it is the sharpest picture at most that far away.
         """
         return self._pictures.pin(moment_s + self._latency_s, within_s)
 
     def drop(self, pin: Pin) -> None:
-        """Let go of a pin that nobody will take, if it still waits for its picture."""
+        """Let go of a pin that nobody will take."""
         self._pictures.drop(pin)
 
     def take(self, pin: Pin, *, urgent: bool = True) -> Frame:
         """Wait for the pinned picture and return it decoded.
 
-        Blocks until the picture's successor came; on a live stream at most 1 s after the wanted
-        moment, on another at most `CAPTURE_TIMEOUT_S`. One that is `urgent` is decoded while its
-        end is still to come.
+        Blocks until the next picture has come: on a live stream for about 1 s after the wanted
+        moment at most, otherwise for `CAPTURE_TIMEOUT_S`. An `urgent` picture's GOP is decoded
+        while the picture itself is still to come.
 
         Raises:
             StreamError: there is no picture near that moment.
@@ -212,23 +205,22 @@ class CameraStream(Worker):
         return replace(frame, shot_s=frame.shot_s - self._latency_s)
 
     def _decode_early(self, turn: Turn, pin: Pin, nearest: Choice) -> None:
-        """Use the time around the pinned moment, no other: others may want to decode."""
+        """Decode close to the pinned moment only: at other times others may want to."""
         comes_in_s = pin.settled_s - self._clock()
         if abs(comes_in_s) > _EARLY_S:
             turn.give_up()
         else:
-            wait_s = comes_in_s + self._pictures.period_s()
-            turn.decode_early(nearest, wait_s)
+            turn.decode_early(nearest, comes_in_s + self._pictures.period_s())
 
     def give_up_waiting(self) -> None:
-        """Let nobody wait any more for a camera that sends nothing."""
+        """Stop waiting for a camera that sends nothing."""
         self._pictures.give_up_waiting()
 
     def status(self) -> StreamStatus:
-        """Return what is known right now, the age of the newest picture with it."""
+        """Return what is known right now."""
         pulse, size, codec = self._pictures.pulse(), self._size, self._codec
         with self._lock:
-            state, since_s, reason, hint = self._state, self._since_s, self._reason, self._hint
+            state, reason, hint = self._state, self._reason, self._hint
         age_s = None
         if pulse.newest_shot_s is not None:
             age_s = max(0.0, self._clock() - pulse.newest_shot_s)
@@ -238,7 +230,6 @@ class CameraStream(Worker):
             state=state,
             error=reason,
             hint=hint,
-            since_s=since_s,
             last_frame_age_s=age_s,
             fps=round(1 / pulse.period_s, 1) if pulse.period_s and state == "streaming" else None,
             width=size[0] if size else None,
@@ -258,7 +249,7 @@ def _keep_s(camera: CameraConfig, capture: CaptureConfig) -> float:
 
 
 def _advice(gop_s: float | None, *, b_frames: bool) -> str | None:
-    """Say what would make this camera's pictures come sooner and more exact."""
+    """Say which settings would make this camera's pictures faster and more exact."""
     advice = []
     if gop_s is not None and gop_s > _LONG_GOP_S:
         advice.append(
@@ -271,5 +262,5 @@ def _advice(gop_s: float | None, *, b_frames: bool) -> str | None:
 
 
 def _backoff_s(attempts: int) -> float:
-    cap_s: float = min(_BACKOFF_CAP_S, _BACKOFF_START_S * 2.0 ** min(attempts - 1, 10))
+    cap_s = min(_BACKOFF_CAP_S, _BACKOFF_START_S * 2.0 ** min(attempts - 1, 10))
     return cap_s * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret

@@ -1,4 +1,4 @@
-"""The library that reads the pins, and what its errors mean in words."""
+"""The library that reads the pins, and what its errors mean."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ class GpioBackend(Protocol):
 def load_rpi_gpio(work_dir: Path) -> GpioBackend:
     """Import RPi.GPIO, which rpi-lgpio provides on today's systems.
 
-    The import leaves a FIFO in `work_dir` and may change the working directory; it is set back.
+    The import leaves a FIFO in `work_dir`. The working directory, which it may change, is restored.
 
     Raises:
-        GpioError: there is no such package, or no pins.
+        GpioError: the package is not installed, or there are no pins.
     """
     os.environ.setdefault("LG_WD", str(work_dir))
     before = Path.cwd()
@@ -74,7 +74,7 @@ def load_rpi_gpio(work_dir: Path) -> GpioBackend:
 
 @contextmanager
 def in_words(pin: int | None = None) -> Iterator[None]:
-    """Turn whatever the library raises into a reason and a hint."""
+    """Turn whatever the library raises into a `GpioError`."""
     try:
         yield
     except Exception as error:

@@ -10,7 +10,7 @@ from config import GpioConfig
 
 @dataclass(frozen=True)
 class Trigger:
-    """A trigger and the time of its own edge. `late`: no edge was seen, only its level."""
+    """A trigger and the time of its edge. `late`: the edge was missed, only the LOW level seen."""
 
     edge_s: float
     late: bool
@@ -23,10 +23,10 @@ class _State(Enum):
 
 
 class Debouncer:
-    """Let a LOW trigger at once, then once more only after it was HIGH for the re-arm time.
+    """Trigger on the first falling edge, and again only after hold-off and re-arm time.
 
-    `edge()` takes falling edges, `level()` what a look at the line showed. While `watching` is
-    true the level must be looked at often; otherwise now and then.
+    `edge()` takes falling edges, `level()` the level that was read. While `watching` is true the
+    level must be read often, otherwise now and then.
     """
 
     def __init__(self, config: GpioConfig) -> None:
@@ -39,7 +39,7 @@ class Debouncer:
         self._high_since_s: float | None = None
         self._seen_low_s: float | None = None
         self.suppressed = 0
-        """Edges that were bounce, glitch, or came within the hold-off."""
+        """Edges that were a bounce or a glitch, or came within the hold-off."""
 
     @property
     def watching(self) -> bool:
@@ -47,7 +47,7 @@ class Debouncer:
         return self._state is not _State.ARMED or self._seen_low_s is not None
 
     def hold(self, now_s: float) -> None:
-        """Take the line as LOW since before anybody looked: no trigger until it was HIGH."""
+        """Treat the line as LOW since before the start: no trigger until it was HIGH."""
         self._state = _State.HELD
         self._edge_s = now_s - self._hold_off_s
         self._high_since_s = None
@@ -63,7 +63,7 @@ class Debouncer:
         return self._accept(edge_s, late=False)
 
     def level(self, now_s: float, is_low: bool) -> Trigger | None:
-        """Take a look at the line."""
+        """Take the level of the line as it was read."""
         if self._state is _State.CONFIRMING:
             return self._confirm(now_s, is_low)
         if self._state is _State.ARMED:
@@ -96,7 +96,7 @@ class Debouncer:
         return Trigger(self._edge_s, self._late)
 
     def _look_for_lost_edge(self, now_s: float, is_low: bool) -> Trigger | None:
-        """Trigger on a LOW whose edge never came; its callback may just be on its way."""
+        """Trigger on the second LOW in a row without an edge: at the first it may be on its way."""
         first_seen_s = self._seen_low_s
         self._seen_low_s = now_s if is_low and first_seen_s is None else None
         if not is_low or first_seen_s is None:

@@ -1,4 +1,4 @@
-"""What is known of the pins and of an edge: plain facts that others may hold."""
+"""What others get to know of the pins and of a trigger: plain values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime
 
 @dataclass(frozen=True)
 class Edge:
-    """A trigger: which camera, and when on both clocks."""
+    """A trigger: its camera, and its time on both clocks. `late`: see `Trigger`."""
 
     camera_key: str
     monotonic_s: float
@@ -18,7 +18,7 @@ class Edge:
 
 @dataclass(frozen=True)
 class PinStatus:
-    """What is known of one pin. `state` is HIGH, LOW, or None when it was never read."""
+    """What is known of one pin. `state` is HIGH, LOW, or `None` before it was read."""
 
     camera_key: str
     pin: int
@@ -31,7 +31,7 @@ class PinStatus:
 
 @dataclass(frozen=True)
 class GpioStatus:
-    """Whether the pins work, and each of them."""
+    """Whether GPIO works, and the state of each pin."""
 
     enabled: bool
     available: bool

@@ -1,4 +1,4 @@
-"""A camera's URL taken apart: where it is, who logs in, and what must not be shown."""
+"""A camera's URL split up: where it is, how to log in, and what must not be shown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _DEFAULT_PORTS: Final = {"rtsp": 554, "rtsps": 322}  # as FFmpeg has them
 
 @dataclass(frozen=True, repr=False)
 class Address:
-    """Where a camera is and how to log in; the password is kept out of its `repr`."""
+    """Where a camera is and how to log in; its `repr` does not show the password."""
 
     tls: bool
     host: str
@@ -22,16 +22,16 @@ class Address:
     user: str
     password: str
     secrets: tuple[str, ...]
-    """Spellings of the password that must not be shown."""
+    """The password in every spelling that must not be shown."""
 
     @property
     def place(self) -> str:
-        """Return host and port, fit to be logged."""
+        """Return host and port in a form that can be logged."""
         host = self.host if len(self.host) <= 60 else self.host[:57] + "..."
         return _printable(f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}")
 
     def show(self, text: str, limit: int = 40) -> str:
-        """Make text from the network fit to be logged: short, printable, without the password."""
+        """Make text from the network loggable: short, printable, hidden if it has the password."""
         text = _printable(text.strip())
         if any(secret in text for secret in self.secrets):
             return "(text hidden)"
@@ -43,15 +43,15 @@ def _printable(text: str) -> str:
 
 
 def parse_url(url: str) -> Address:
-    """Take a URL apart.
+    """Split a URL up.
 
     Raises:
         ValueError: it names no RTSP server; the text may hold parts of the password.
     """
     parts = urlsplit(url)
     port = _DEFAULT_PORTS.get(parts.scheme, 0) if parts.port is None else parts.port
-    rest = parts.path
-    rest += (parts.query and "?" + parts.query) + (parts.fragment and "#" + parts.fragment)
+    query, fragment = parts.query and "?" + parts.query, parts.fragment and "#" + parts.fragment
+    rest = parts.path + query + fragment
     user = unquote_to_bytes(parts.username or "").decode("latin-1")
     password = unquote_to_bytes(parts.password or "").decode("latin-1")
     # An @ only after the host: a / ? or # in the password cut it, and "host" would be the user.

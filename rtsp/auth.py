@@ -1,4 +1,4 @@
-"""RTSP's Basic and Digest authentication, as RFC 2617 and RFC 7616 have it.
+"""RTSP's Basic and Digest authentication. Source: RFC 2617, RFC 7616.
 
 Text is handled as Latin-1, so that the bytes of names and passwords reach the digest unchanged.
 """
@@ -12,7 +12,7 @@ import secrets
 from typing import Final
 
 Challenges = list[tuple[str, dict[str, str]]]
-"""(lower-case scheme, parameters), in their order."""
+"""(scheme in lower case, parameters), in the order they came."""
 
 _WORD: Final = r"[\w!#$%&'*+.^`|~-]+"
 # Either `name=value` (quoted or not) or a bare word, which is the scheme of the next challenge.
@@ -48,15 +48,14 @@ def digest_answer(
 ) -> str | None:
     """Compute the `Authorization` value for a Digest challenge (RFC 2617, RFC 7616).
 
-    `use` counts the answers to this challenge: a strict server takes the same count for a replay.
-    `None` when the challenge asks for something else than MD5 or SHA-256 with qop auth or none.
+    `use` counts the answers to this challenge: to a strict server a repeated count is a replay.
+    Returns `None` unless the challenge asks for MD5 or SHA-256, with qop auth or no qop.
     """
     algorithm = params.get("algorithm", "MD5").upper()
     base = algorithm.removesuffix("-SESS")
     offered = [word.strip().lower() for word in params.get("qop", "").split(",") if word.strip()]
-    if base not in ("MD5", "SHA-256") or "nonce" not in params:
-        return None
-    if offered and "auth" not in offered:
+    is_known = base in ("MD5", "SHA-256") and (not offered or "auth" in offered)
+    if not is_known or "nonce" not in params:
         return None
 
     def digest(*parts: str) -> str:
@@ -86,7 +85,7 @@ def digest_answer(
 def authorization(
     challenges: Challenges, user: str, password: str, method: str, uri: str, use: int = 1
 ) -> str | None:
-    """Answer the first Digest challenge that can be answered, else Basic, else `None`."""
+    """Return `Authorization` for the first Digest challenge that is supported, else Basic."""
     for scheme, params in challenges:
         if scheme == "digest":
             cnonce = secrets.token_hex(8)

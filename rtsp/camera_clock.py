@@ -1,8 +1,8 @@
-"""When a picture was shot: the camera's own time, turned into this computer's.
+"""When a picture was shot: the camera's own time, converted to this computer's.
 
-A picture takes some time to arrive, never less than none. So the least delay that was seen of late
-is the distance of the two clocks. Positions are the stream's own time, arrivals and shots are on
-the monotonic clock; all in seconds.
+A picture never arrives before it is shot, so the least recent delay is the distance of the two
+clocks. Positions are the stream's own time, arrivals and shots are on the monotonic clock; all in
+seconds.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Final
 _RECENT: Final = 250
 _EARLY_PICTURES: Final = 3  # a session's first pictures can come up to 39 ms early
 _SETTLE_S: Final = 1.0
-_JUMP_S: Final = 0.2  # a position that far ahead of its arrival means a new time base
-_BURST_S: Final = 15.0  # at first a server may send all since the last keyframe at once
+_JUMP_S: Final = 0.2  # a position that far ahead of its arrival: a new time base
+_BURST_S: Final = 15.0  # at first a server may send everything since the last keyframe at once
 
 
 class CameraClock:
@@ -48,13 +48,13 @@ class CameraClock:
 
     @property
     def is_sure(self) -> bool:
-        """Tell whether it was watched for long enough."""
+        """Tell whether pictures have come for long enough to know the distance."""
         return (
             self._first_arrival_s is not None
             and self._last_arrival_s - self._first_arrival_s >= _SETTLE_S
         )
 
     def contradicts(self, position_s: float, arrival_s: float) -> bool:
-        """Tell whether a picture would have come long before it was shot: its time is a new one."""
+        """Tell whether a picture would have come long before it was shot: a new time base."""
         ahead_s = self.offset_s - (arrival_s - position_s)
         return self._seen > 0 and ahead_s > (_JUMP_S if self.is_sure else _BURST_S)

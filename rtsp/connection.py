@@ -14,7 +14,7 @@ from rtsp.errors import RtspError
 
 
 def remaining_s(deadline: float) -> float:
-    """Return the seconds left. Raises: TimeoutError when there are none."""
+    """Return the seconds left until `deadline`. Raises `TimeoutError` when there are none."""
     left_s = deadline - time.monotonic()
     if left_s <= 0:
         raise TimeoutError
@@ -31,7 +31,7 @@ def _resolve(target: Address, deadline: float) -> list[tuple[Any, ...]]:
             found.extend(
                 socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM, flags=flags)
             )
-        except (OSError, ValueError) as error:  # ValueError: no host name at all, "a..b"
+        except (OSError, ValueError) as error:  # ValueError: not a host name, like "a..b"
             errors.append(error)
 
     look_up(socket.AI_NUMERICHOST)  # an IP address needs neither DNS nor thread
@@ -50,7 +50,7 @@ def _resolve(target: Address, deadline: float) -> list[tuple[Any, ...]]:
 
 
 def connect(target: Address, deadline: float) -> socket.socket:
-    """Connect to the first of the host's addresses that answers, each given a fair share."""
+    """Connect to the first of the host's addresses that answers; they share the time evenly."""
     addresses = _resolve(target, deadline)
     errors: list[OSError] = []
     for tried, (family, kind, protocol, _, address) in enumerate(addresses):
@@ -65,14 +65,13 @@ def connect(target: Address, deadline: float) -> socket.socket:
             errors.append(error)
         else:
             return _secured(sock, target, deadline) if target.tls else sock
-    # "Refused" tells most: the host is there.
+    # "Refused" says most: the host is there.
     raise _connect_failure(target, min(errors, key=lambda e: not isinstance(e, ConnectionError)))
 
 
 def _connect_failure(target: Address, error: OSError) -> RtspError:
     if isinstance(error, ConnectionRefusedError):
-        reason = f"nothing listens on {target.place} (connection refused)"
-        return RtspError("refused", reason)
+        return RtspError("refused", f"nothing listens on {target.place} (connection refused)")
     if isinstance(error, TimeoutError):
         return RtspError("timeout", f"no answer from {target.place} (timeout)")
     words = {errno.EHOSTUNREACH: "no route to host", errno.ENETUNREACH: "network unreachable"}

@@ -1,7 +1,7 @@
-"""Speak RTSP with a camera, and say in words why it cannot be had.
+"""Speak RTSP with a camera, and say in words why it does not deliver its video.
 
-The password is given once at a login, since cameras lock accounts out. Text is handled as Latin-1,
-so that the bytes of names and passwords reach the digest unchanged.
+A login is tried once, since cameras lock accounts out. Text is handled as Latin-1, so that the
+bytes of names and passwords reach the digest unchanged.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PROTOCOL: Final = b"RTSP/1.0 "
 _FRAME_HEAD_BYTES: Final = 4  # "$", channel, length: RFC 2326, 10.12
 _HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
 _STATUS: Final = re.compile(r"RTSP/1\.0 +([0-9]{3})(?![0-9])([^\r\n]*)")
-_CONNECT_S: Final = 2.0  # a LAN: a second try of the kernel's is in it
+_CONNECT_S: Final = 2.0  # enough on a LAN: the kernel's second SYN goes out after 1 s
 _TURN_S: Final = 0.5
 
 _STATUS_WORDS: Final = {
@@ -49,7 +49,7 @@ class Reply:
     body: str = ""
 
     def all(self, name: str) -> list[str]:
-        """Return the values of a header."""
+        """Return all values of a header; `name` is in lower case."""
         return [value for key, value in self.headers if key == name]
 
     @property
@@ -60,7 +60,7 @@ class Reply:
 
 
 def parse_reply(head: bytes) -> Reply | None:
-    """Return what the head of a reply says; `None` when it is none."""
+    """Parse the head of a reply; `None` when it is not a reply."""
     text = head.decode("latin-1")
     status = _STATUS.match(text)
     if status is None:
@@ -75,17 +75,16 @@ def describe(
 ) -> tuple[Dialogue, Video]:
     """Ask the camera at `url` for its stream; return the dialogue to go on with, and the video.
 
-    Blocks for at most `timeout_s` (> 0) in total, two seconds of them to connect. Gives up early
-    when it `is_wanted` no more. `rtsps` is spoken without verifying the
-    certificate: cameras sign their own.
+    Blocks for at most `timeout_s` (> 0), of which connecting may take 2 s. Gives up as soon as it
+    is no longer wanted. With `rtsps` the certificate is not verified: cameras sign their own.
 
     Raises:
-        RtspError: there is no video to be had.
+        RtspError: the camera can't be reached, refuses, or has no video that is supported.
     """
     deadline = time.monotonic() + timeout_s
     try:
         target = parse_url(url)
-    except ValueError:  # its text may hold parts of the password
+    except ValueError:  # not shown: its text may hold parts of the password
         hint = "Write rtsp://user:password@host:554/path, with / ? # @ in the password as %2F etc."
         raise RtspError("not_rtsp", "not a usable rtsp:// address", hint) from None
     sock = connect(target, min(deadline, time.monotonic() + _CONNECT_S))
@@ -98,10 +97,10 @@ def describe(
 
 
 class Dialogue:
-    """Ask and listen on one connection, within the deadline and `REPLY_MAX_BYTES` a reply.
+    """Requests and replies on one connection, until `deadline`, `REPLY_MAX_BYTES` a reply at most.
 
-    What comes beside replies, packets of a stream under way, stays in `buffer` once the stream
-    plays; before that it is dropped.
+    RTP packets between replies are dropped until the stream plays; what comes after the reply to
+    PLAY stays in `buffer`.
     """
 
     def __init__(
@@ -109,16 +108,15 @@ class Dialogue:
         sock: socket.socket,
         target: Address,
         deadline: float,
-        is_wanted: Callable[[], bool] = lambda: True,
+        is_wanted: Callable[[], bool],
     ) -> None:
         self.sock = sock
         self._is_wanted = is_wanted
         self.deadline = deadline
         """On the monotonic clock."""
         self.buffer = bytearray()
-        self.uri = target.uri
         self.base_uri = target.uri
-        """What relative addresses in the description start from."""
+        """What relative URLs in the description are resolved against."""
         self._target = target
         self._received = 0
         self._asked = 0
@@ -131,19 +129,19 @@ class Dialogue:
 
     def describe(self) -> Video:
         """Ask for the stream's description and return its first video. Raises `RtspError`."""
-        reply = self.request("DESCRIBE", self.uri, {"Accept": "application/sdp"})
+        reply = self.request("DESCRIBE", self._target.uri, {"Accept": "application/sdp"})
         found = [*reply.all("content-base"), *reply.all("content-location")]
-        self.base_uri = next(filter(None, found), self.uri)
+        self.base_uri = next(filter(None, found), self._target.uri)
         video = first_video(reply.body)
         if video is None:
             raise RtspError("no_video", "the stream has no video")
         if video.codec not in SUPPORTED:
-            shown = self._target.show(video.codec, 20)
-            raise RtspError("unsupported_codec", f"unsupported video codec {shown}")
+            codec = self._target.show(video.codec, 20)
+            raise RtspError("unsupported_codec", f"unsupported video codec {codec}")
         return video
 
     def request(self, method: str, uri: str, headers: Mapping[str, str]) -> Reply:
-        """Send a request, log in if that is wanted, and return the good reply.
+        """Send a request, log in if asked to, and return the reply, which is a success (2xx).
 
         Raises:
             RtspError: the camera refuses, or does not answer.
@@ -166,12 +164,12 @@ class Dialogue:
         raise _refusal(reply, target)
 
     def renew_login(self, reply: Reply) -> None:
-        """Log in with what this reply asks for, from the next request on."""
+        """Answer the challenges of this reply from the next request on."""
         self._challenges = parse_challenges(reply.all("www-authenticate"))
         self._logins = 0
 
     def answer(self, number: bytes) -> None:
-        """Tell the camera that its request of this number is fine."""
+        """Answer a request of the camera's with 200; `number` is its CSeq."""
         self._send(b"RTSP/1.0 200 OK\r\nCSeq: " + number + b"\r\n\r\n")
 
     def send(self, method: str, uri: str, headers: Mapping[str, str]) -> None:
@@ -185,9 +183,8 @@ class Dialogue:
         self._send("\r\n".join([*lines, "", ""]).encode("latin-1"))
 
     def _authorization(self, method: str, uri: str) -> str | None:
-        target = self._target
-        login = (target.user, target.password)
-        return authorization(self._challenges, *login, method, uri, self._logins)
+        user, password = self._target.user, self._target.password
+        return authorization(self._challenges, user, password, method, uri, self._logins)
 
     def _ask(self, method: str, uri: str, headers: Mapping[str, str]) -> Reply:
         self._received = len(self.buffer)
@@ -224,7 +221,7 @@ class Dialogue:
         return Reply(reply.status, reply.phrase, reply.headers, body)
 
     def _has_head(self) -> bool:
-        """Tell whether the head of a reply is there, or it is certain that none will come."""
+        """Tell whether a reply's head is complete, or the bytes are not the beginning of one."""
         buffer = self.buffer
         if buffer.startswith(b"$"):  # the beginning of a packet
             return False
@@ -232,9 +229,9 @@ class Dialogue:
         return foreign or _HEAD_END.search(buffer) is not None
 
     def _skip_packets(self) -> None:
-        """Drop packets of a stream that a camera sends before it has said that it plays.
+        """Drop RTP packets that a camera sends before its reply to PLAY.
 
-        And line ends behind the last reply's body: some cameras count them wrongly.
+        Also line ends after the last reply's body: some cameras give a wrong length.
         """
         while self.buffer.startswith((b"\r", b"\n")):
             del self.buffer[:1]
@@ -246,7 +243,7 @@ class Dialogue:
             self._received -= size
 
     def _receive(self) -> bool:
-        """Take in what comes next; False at the end. Raises: TimeoutError, RtspError."""
+        """Read more into `buffer`; False at the end. Raises `TimeoutError` and `RtspError`."""
         if self._received >= REPLY_MAX_BYTES:
             place = self._target.place
             raise RtspError("server_error", f"{place} sends an endless reply (over 64 kB)")
@@ -261,7 +258,7 @@ class Dialogue:
         return bool(chunk)
 
     def _chunk(self, size_bytes: int) -> bytes:
-        """Wait for bytes, in short turns, so that a wait nobody wants any more can end."""
+        """Wait for bytes, in short turns, so that the wait can end when it is no longer wanted."""
         while True:
             left_s = remaining_s(self.deadline)
             self.sock.settimeout(min(left_s, _TURN_S))
@@ -289,7 +286,7 @@ class Dialogue:
 
 
 def _refusal(reply: Reply, target: Address) -> RtspError:
-    """Put a reply that is no success in words."""
+    """Say in words what a reply that is not 2xx means."""
     said = target.show(f"{reply.status} {reply.phrase}")
     if reply.status in _STATUS_WORDS:
         code, words = _STATUS_WORDS[reply.status]

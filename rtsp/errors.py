@@ -1,4 +1,4 @@
-"""Why a camera can't be had, in words, and what to do about it."""
+"""Why a camera does not deliver its video, and what to do about it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Final
 
 _HINTS: Final = {
-    "ok": "",
     "unknown_host": "Check the camera's host name, or enter its IP address instead.",
     "refused": "Check the port, and that RTSP is switched on in the camera's network settings.",
     "unreachable": "Check power, cable and switch, and that this computer is in the same network.",
@@ -25,16 +24,16 @@ _HINTS: Final = {
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Tell what is wrong with a camera, why, and what to do about it."""
+    """What is wrong with a camera, why, and what to do about it."""
 
     code: str
-    """One of the keys of `_HINTS`."""
+    """A key of `_HINTS`, or silent."""
     reason: str
     hint: str
 
 
 class RtspError(Exception):
-    """The camera cannot be had, or not any more; `diagnosis` says why."""
+    """The camera does not deliver its video, or has stopped to; `diagnosis` says why."""
 
     def __init__(self, code: str, reason: str, hint: str = "") -> None:
         super().__init__(reason)

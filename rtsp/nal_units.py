@@ -1,4 +1,4 @@
-"""What the NAL units of H.264 and H.265 are, told from their first bytes.
+"""Kinds of NAL units of H.264 and H.265, read from their first bytes.
 
 Source: ITU-T H.264 and H.265, 7.3.1 (NAL unit header), 7.3.2.3 (SEI) and 7.3.3 (slice header).
 """
@@ -30,7 +30,7 @@ _H265_DELIMITER: Final = 35
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What a NAL unit is to somebody who does not decode it.
+    """What a NAL unit is, as far as its first bytes say.
 
     A slice `is_first` when it begins a picture. `is_key`: a decoder can start at its picture.
     """
@@ -45,7 +45,7 @@ class Unit:
 
 
 def identify(unit: bytes, codec: str) -> Unit:
-    """Tell what a NAL unit without start code is; `codec` is h264 or h265."""
+    """Identify a NAL unit without its start code; `codec` is h264 or h265."""
     if len(unit) < (2 if codec == "h264" else 3):
         return Unit()
     if codec == "h264":
@@ -77,12 +77,12 @@ def identify(unit: bytes, codec: str) -> Unit:
 
 
 def holds_slice(picture: bytes, codec: str) -> bool:
-    """Tell whether there is a part of a picture in Annex B, not just what goes with one."""
+    """Tell whether Annex B data holds a slice, not only parameter sets and the like."""
     return any(identify(unit, codec).is_slice for unit in picture.split(START_CODE[1:]))
 
 
 class _Bits:
-    """Read what a NAL unit says, behind its first byte. Raises `ValueError` at the end."""
+    """Read the bits of a NAL unit after its first byte. Raises `ValueError` at the end."""
 
     def __init__(self, unit: bytes) -> None:
         plain = unit[1:_HEAD_BYTES].replace(b"\0\0\3", b"\0\0")  # emulation prevention
@@ -111,9 +111,9 @@ def is_intra(slice_: bytes) -> bool:
 
 
 def follows(keyframe: bytes, earlier: bytes, later: bytes) -> bool:
-    """Tell whether two H.264 pictures behind a keyframe were certainly encoded next to each other.
+    """Tell whether the H.264 picture `later` was certainly encoded right after `earlier`.
 
-    All are in Annex B, the keyframe with its parameter sets.
+    All are Annex B; `keyframe` is their GOP's, with its parameter sets.
     """
     try:
         sps = next(u for u in keyframe.split(START_CODE) if identify(u, "h264").is_sps)

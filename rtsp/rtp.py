@@ -1,4 +1,4 @@
-"""RTP packets of one video stream put together to pictures, and what is missing noticed.
+"""RTP packets of one video stream joined to pictures, with losses detected.
 
 Source: RFC 3550 (RTP), RFC 6184 (H.264), RFC 7798 (H.265), RFC 2435 (JPEG, in `rtp_jpeg`).
 """
@@ -14,8 +14,8 @@ from rtsp.rtp_jpeg import JpegAssembler
 _HEADER_BYTES: Final = 12
 _LARGEST_PICTURE_BYTES: Final = 16_000_000
 _NEAR: Final = 1 << 15
-_REORDER_S: Final = 0.05  # what a LAN mixes up is put right within milliseconds
-_RESTARTED: Final = 3000  # a sequence number so far off is a new start, not an old packet
+_REORDER_S: Final = 0.05  # on a LAN packets are out of order by milliseconds at most
+_RESTARTED: Final = 3000  # a sequence number that far back is a restart, not an old packet
 _H264_STAP_A: Final = 24
 _H264_FU_A: Final = 28
 _H265_AP: Final = 48
@@ -26,9 +26,9 @@ _H265_FU: Final = 49
 class CodedPicture:
     """One picture as it came.
 
-    `position_s` is the stream's own time, `arrival_s` the host's monotonic clock when its last
-    packet came. `data` is Annex B with all parameter sets before a keyframe, or a JPEG. `torn`: a
-    part of it, or of what it depends on since the last keyframe, did not come.
+    `position_s` is the stream's own time, `arrival_s` the monotonic clock when its last packet
+    came. `data` is Annex B with all parameter sets before a keyframe, or a JPEG. `torn`: a part of
+    it, or something lost right before it that it depends on, is missing.
     """
 
     position_s: float
@@ -39,10 +39,10 @@ class CodedPicture:
 
 
 class RtpReceiver:
-    """Take packets in the order they come, from one source.
+    """Take packets of one source in the order they arrive.
 
-    `reorder` packets at most are held back while an earlier one may still come; 0 over TCP.
-    `size` in pixels is what the description says of JPEGs too large for the packets to say it.
+    At most `reorder` packets are held back while an earlier one may still come; 0 over TCP.
+    `size` (width, height) in pixels is for JPEGs too large for RTP's own size fields.
     """
 
     def __init__(
@@ -72,20 +72,19 @@ class RtpReceiver:
         self._arrival_s = 0.0
 
     def feed(self, packet: bytes, arrival_s: float, pictures: list[CodedPicture]) -> None:
-        """Take a packet and add the pictures that it completes to `pictures`."""
-        if len(packet) < _HEADER_BYTES or packet[0] >> 6 != 2:
-            return
-        if packet[1] & 0x7F != self._payload_type:
+        """Take a packet and append the pictures that it completes to `pictures`."""
+        is_rtp = len(packet) >= _HEADER_BYTES and packet[0] >> 6 == 2
+        if not is_rtp or packet[1] & 0x7F != self._payload_type:
             return
         sequence = int.from_bytes(packet[2:4], "big")
-        if packet[8:12] != self._source:  # the camera has started anew
+        if packet[8:12] != self._source:  # the camera has restarted
             self._is_other_source = self._source is not None
             self._source = packet[8:12]
             self._expected = None
             self._early.clear()
         ahead = 0 if self._expected is None else (sequence - self._expected) & 0xFFFF
         if ahead >= _NEAR and 0x10000 - ahead < _RESTARTED:
-            return  # it came before, or too late
+            return  # a duplicate, or too late
         if ahead and self._reorder:
             self._early[sequence] = (packet, arrival_s)
             waited_s = arrival_s - next(iter(self._early.values()))[1]
@@ -97,7 +96,7 @@ class RtpReceiver:
             self._take_early(pictures, skip=False)
 
     def _take_early(self, pictures: list[CodedPicture], *, skip: bool) -> None:
-        """Take what was held back and is in order now; `skip` gives up on what is missing."""
+        """Take held-back packets that are in order now; `skip` gives up on the missing ones."""
         while self._early:
             expected = self._expected or 0
             sequence = min(self._early, key=lambda number: (number - expected) & 0xFFFF)
@@ -115,9 +114,10 @@ class RtpReceiver:
         self._expected = (sequence + 1) & 0xFFFF
         timestamp = int.from_bytes(packet[4:8], "big")
         if timestamp != self._timestamp:
-            if self._is_open:  # the packet that says it ends did not come, or never does
+            if self._is_open:  # its marker bit was lost, or is never set
                 self._finish(pictures, torn=lost)
-            step = (timestamp - (self._timestamp or timestamp)) & 0xFFFF_FFFF
+            before = timestamp if self._timestamp is None else self._timestamp
+            step = (timestamp - before) & 0xFFFF_FFFF
             self._ticks += step - (1 << 32) if step >> 31 else step
             self._timestamp = timestamp
             self._has_ended = False
@@ -145,7 +145,7 @@ class RtpReceiver:
 
 
 def _payload(packet: bytes) -> bytes:
-    """Return what is left of a packet without headers and padding."""
+    """Return a packet's payload, without header extension and padding."""
     if packet[0] == 0x80:  # neither sources nor extension nor padding: nearly always
         return packet[_HEADER_BYTES:]
     start = _HEADER_BYTES + 4 * (packet[0] & 0x0F)
@@ -156,12 +156,12 @@ def _payload(packet: bytes) -> bytes:
 
 
 class NalAssembler:
-    """Put payloads of H.264 or H.265 together to one picture after the other."""
+    """Join payloads of H.264 or H.265 to pictures, one after the other."""
 
     def __init__(self, codec: str, parameter_sets: tuple[bytes, ...]) -> None:
         self._codec = codec
         self._sets: dict[int, list[bytes]] = {}
-        """By their kind, the latest that came."""
+        """The latest of each kind."""
         self._sets_here: dict[int, list[bytes]] = {}
         for unit in parameter_sets:
             self._sets.setdefault(identify(unit, codec).kind, []).append(unit)
@@ -189,9 +189,9 @@ class NalAssembler:
             self._add_h265(payload)
 
     def finish(self, *, torn: bool) -> tuple[bool, bytes, bool] | None:
-        """Return whether it is a keyframe, the picture and whether it is torn, and start anew.
+        """Return (is a keyframe, Annex B, is torn) and begin the next picture.
 
-        `None` as long as there is no slice: what came belongs to the next picture.
+        `None` while there is no slice: what came belongs to the next picture.
         """
         torn |= self._torn or bool(self._fragments)
         self._fragments.clear()
@@ -205,8 +205,8 @@ class NalAssembler:
         if key and not self._continues:
             units = [unit for kind in sorted(self._sets) for unit in self._sets[kind]] + units
         data = b"".join(part for unit in units for part in (START_CODE, unit))
-        # Behind a loss between two pictures only a keyframe does without what was lost, and where
-        # keyframes bring their sets, only with them.
+        # After a loss between two pictures only a keyframe is whole; if this camera's keyframes
+        # bring their parameter sets, only one that has them.
         stands_alone = key and (self._has_sps or not self._sets_come)
         self._sets_come |= self._has_sps
         is_torn = torn or (self._loss_before and not stands_alone)
@@ -218,7 +218,7 @@ class NalAssembler:
         return key, data, is_torn
 
     def go_on(self) -> None:
-        """Take what comes as more of the picture that was thought to be at its end."""
+        """Treat what follows as more of the picture that `finish` has returned."""
         self._continues = True
 
     def _lose(self) -> None:
@@ -270,12 +270,12 @@ class NalAssembler:
 
     def _add_unit(self, unit: bytes) -> None:
         seen = identify(unit, self._codec)
-        # Sets between two slices of one picture make a decoder take the second for another one.
+        # Parameter sets between two slices would make a decoder begin another picture.
         if seen.is_delimiter or (seen.is_set and self._has_slice):
             return
         if seen.is_slice and not self._has_slice:
             self._torn |= not (seen.is_first or self._continues)
-            # Some cameras have no IDR: a picture without references behind new sets is as good.
+            # Some cameras send no IDR: an intra picture after new sets is as good.
             self._is_key |= self._has_sps and self._codec == "h264" and is_intra(unit)
         self._has_slice |= seen.is_slice
         self._has_sps |= seen.is_sps

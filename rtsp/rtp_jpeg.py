@@ -1,4 +1,4 @@
-"""A JPEG out of RTP payloads: the headers are made anew, the scan is the camera's own.
+"""A JPEG from RTP payloads: the headers are rebuilt, the scan is the camera's.
 
 Source: RFC 2435; the standard tables are those of ITU-T T.81, annex K.
 """
@@ -42,15 +42,15 @@ _HUFFMAN: Final = bytes.fromhex(
 
 
 class JpegAssembler:
-    """Put the payloads of one picture together.
+    """Join the payloads of one picture.
 
-    `size` in pixels is for pictures over 2040 pixels, which packets can't tell.
+    `size` (width, height) is for pictures over 2040 pixels, which RTP's size fields can't hold.
     """
 
     def __init__(self, size: tuple[int, int] = (0, 0)) -> None:
         self._size = size
         self._quantizers: dict[int, list[bytes]] = {}
-        """By quality, as a camera may send tables only once."""
+        """By quality: a camera may send each table only once."""
         self._begin()
 
     def _begin(self) -> None:
@@ -88,7 +88,7 @@ class JpegAssembler:
         self._scan += payload[at:]
 
     def finish(self) -> bytes | None:
-        """Return the JPEG and start anew; `None` when a part of it is missing."""
+        """Return the JPEG and begin the next; `None` when a part of it is missing."""
         scan, head, broken = bytes(self._scan), self._head, self._broken
         self._begin()
         if broken or not scan:
@@ -97,7 +97,7 @@ class JpegAssembler:
 
 
 def _sent_quantizers(tables: bytes, precision: int) -> list[bytes]:
-    """Return DQT segments' contents of the tables in a packet, none when they are cut short."""
+    """Return the contents of DQT segments for a packet's tables; empty when they are cut short."""
     found = []
     at = 0
     for number in range(2):
@@ -113,7 +113,7 @@ def _sent_quantizers(tables: bytes, precision: int) -> list[bytes]:
 
 
 def _standard_quantizers(quality: int) -> list[bytes]:
-    """Return the standard tables scaled to a quality of 1 to 99, none for another."""
+    """Return the standard tables scaled to a quality of 1 to 99; empty for any other."""
     if not 1 <= quality <= 99:
         return []
     scale = 5000 // quality if quality < 50 else 200 - 2 * quality
@@ -129,11 +129,14 @@ def _headers(
     width, height = size
     sampling = _LUMA_SAMPLING.get(kind, 0x22)
     sizes = height.to_bytes(2, "big") + width.to_bytes(2, "big")
-    parts = [b"\xff\xd8"]
-    parts += [b"\xff\xdb" + (len(q) + 2).to_bytes(2, "big") + q for q in quantizers]
-    parts.append(
-        b"\xff\xc0\x00\x11\x08" + sizes + bytes([3, 1, sampling, 0, 2, 0x11, 1, 3, 0x11, 1])
+    return b"".join(
+        (
+            b"\xff\xd8",
+            *(b"\xff\xdb" + (len(q) + 2).to_bytes(2, "big") + q for q in quantizers),
+            b"\xff\xc0\x00\x11\x08" + sizes,
+            bytes([3, 1, sampling, 0, 2, 0x11, 1, 3, 0x11, 1]),
+            _HUFFMAN,
+            restart_interval,
+            b"\xff\xda\x00\x0c\x03\x01\x00\x02\x11\x03\x11\x00\x3f\x00",
+        )
     )
-    parts += [_HUFFMAN, restart_interval]
-    parts.append(b"\xff\xda\x00\x0c\x03\x01\x00\x02\x11\x03\x11\x00\x3f\x00")
-    return b"".join(parts)

@@ -27,7 +27,7 @@ _CLOCK_HZ: Final = 90_000
 
 @dataclass(frozen=True)
 class Video:
-    """A video section. `control` is as written, empty where it is missing.
+    """A video section. `control` is as written, empty when missing.
 
     `codec` is one of `SUPPORTED`, or what the camera calls it. `parameter_sets` are NAL units.
     """
@@ -39,7 +39,7 @@ class Video:
     session_control: str
     parameter_sets: tuple[bytes, ...]
     size: tuple[int, int] = (0, 0)
-    """Width and height in pixels where they are told."""
+    """Width and height in pixels; 0 when not given."""
 
 
 def first_video(sdp: str) -> Video | None:
@@ -51,7 +51,7 @@ def first_video(sdp: str) -> Video | None:
 
 
 def _control(section: str) -> str:
-    """Return the address of a section, the last one that is told."""
+    """Return the URL of a section, the last one it gives; empty when missing."""
     return next(iter(_CONTROL.findall(section)[-1:]), "")
 
 
@@ -85,7 +85,7 @@ def _video(section: str, session_control: str) -> Video | None:
 
 
 def _parameter_sets(fmtp: str) -> tuple[bytes, ...]:
-    """Return the NAL units in a format's parameters; what is not base64 is left out."""
+    """Return the NAL units in a format's parameters; ignore what is not base64."""
     parts = (part.partition("=") for part in fmtp.split(";"))
     found = {name.strip().lower(): value.strip() for name, _, value in parts}
     units = []

@@ -1,7 +1,7 @@
 """A camera's video received over RTSP: set up, kept alive, picture by picture.
 
-Own code, since what the product is for depends on it: FFmpeg's reader hands a picture over one
-picture late and does not tell when packets were lost. Source: RFC 2326, RFC 3550.
+Our own code, because the right moment depends on it: FFmpeg's reader delivers each picture one
+period late and does not tell when packets were lost. Source: RFC 2326, RFC 3550.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _STRAY_BYTES: Final = 1 << 16
 _HEAD_END: Final = b"\r\n\r\n"
 _BODY_BYTES: Final = re.compile(rb"\r\ncontent-length:\s*(\d{1,5})\s*\r\n", re.IGNORECASE)
 _CSEQ: Final = re.compile(rb"\r\ncseq:\s*(\d{1,9})\s*\r\n", re.IGNORECASE)
-# What a camera may ask; some end a session when they get no answer.
+# Requests of cameras; some end the session when they get no answer.
 _ASKED: Final = (b"OPTIONS ", b"GET_PARAMETER ", b"SET_PARAMETER ", b"ANNOUNCE ")
 _ENDED: Final = (b"TEARDOWN ", b"REDIRECT ")
 _LARGEST_HEAD: Final = 1 << 14
@@ -41,9 +41,9 @@ _PORT_TRIES: Final = 50
 
 
 class RtspSession:
-    """One session that plays; for one thread. Close it when it is not needed any more.
+    """A playing session, used by one thread. Call `close` in the end.
 
-    `transport` is tcp or udp; opening it blocks for at most `timeout_s`, as long as it `is_wanted`.
+    `transport` is tcp or udp. Opening blocks for at most `timeout_s`, while `is_wanted()`.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class RtspSession:
         """Connect, log in and let the camera play.
 
         Raises:
-            RtspError: it can't be had.
+            RtspError: the camera does not deliver its video.
         """
         self._dialogue, video = describe(url, timeout_s, is_wanted)
         self.codec = _CODECS[video.codec]
@@ -67,8 +67,7 @@ class RtspSession:
         self._stray_bytes = 0
         self._is_refused = False
         self._session = ""
-        self._next_report_s = self._next_sign_s = 0.0
-        self._sign_every_s = _SESSION_TIMEOUT_S / 2
+        self._request_every_s = _SESSION_TIMEOUT_S / 2
         self._report = _empty_report()
         self._receiver = RtpReceiver(
             self.codec,
@@ -85,9 +84,9 @@ class RtspSession:
             raise
         for sock in (self._dialogue.sock, *self._udp):
             self._poll.register(sock, select.POLLIN)
-        self._has_leftover = bool(self._dialogue.buffer)  # it came together with the last answer
+        self._has_leftover = bool(self._dialogue.buffer)  # it came together with the last reply
         now_s = time.monotonic()
-        self._next_report_s, self._next_sign_s = now_s + 1, now_s + self._sign_every_s
+        self._next_report_s, self._next_request_s = now_s + 1, now_s + self._request_every_s
 
     def read(self, timeout_s: float) -> list[CodedPicture]:
         """Return the pictures that came within `timeout_s`, as soon as there is one.
@@ -99,7 +98,7 @@ class RtspSession:
         until_s = time.monotonic() + timeout_s
         while not pictures and (left_s := until_s - time.monotonic()) > 0:
             try:
-                self._give_signs_of_life()
+                self._keep_alive()
                 if self._wait(left_s):
                     self._receive(pictures)
             except (OSError, EOFError) as error:
@@ -126,7 +125,7 @@ class RtspSession:
             self._dialogue.request("PLAY", self._uri, self._headers({"Range": "npt=0.000-"}))
         except TimeoutError:
             raise RtspError("timeout", "the camera answers too slowly (timeout)") from None
-        except (OSError, ValueError):  # it hangs up, or names addresses that can't be used
+        except (OSError, ValueError):  # it hangs up, or gives unusable URLs
             raise RtspError("server_error", "the camera breaks the dialogue off") from None
 
     def _headers(self, more: dict[str, str] | None = None) -> dict[str, str]:
@@ -142,7 +141,7 @@ class RtspSession:
         identifier, _, parameters = next(iter(reply.all("session")), "").partition(";")
         self._session = identifier.strip()
         if timeout := re.search(r"timeout\s*=\s*(\d{1,5})", parameters, re.IGNORECASE):
-            self._sign_every_s = max(1.0, min(int(timeout[1]), _SESSION_TIMEOUT_S) / 2)
+            self._request_every_s = max(1.0, min(int(timeout[1]), _SESSION_TIMEOUT_S) / 2)
         granted = next(iter(reply.all("transport")), "")
         if channel := re.search(r"interleaved\s*=\s*(\d{1,3})", granted, re.IGNORECASE):
             self._rtp_channel = int(channel[1])
@@ -150,13 +149,13 @@ class RtspSession:
             self._open_firewalls(granted)
 
     def _open_firewalls(self, granted: str) -> None:
-        """Send a packet from each port to the camera's, so that answers find their way in."""
+        """Send a packet from each port to the camera's, so that firewalls let its packets in."""
         ports = re.search(r"server_port\s*=\s*(\d{1,5})(?:-(\d{1,5}))?", granted, re.IGNORECASE)
         peer = self._dialogue.sock.getpeername()
         for number, sock in enumerate(self._udp):
             port = int((ports[number + 1] if ports else None) or 0)
             with suppress(OSError):
-                if 0 < port < 1 << 16:  # from then on nobody else's packets are taken
+                if 0 < port < 1 << 16:  # from then on only the camera's packets are taken
                     sock.connect((peer[0], port, *peer[2:]))
                     sock.send(self._report if number else b"\x80\0\0\0" + bytes(8))
 
@@ -164,11 +163,9 @@ class RtspSession:
 
     def _wait(self, timeout_s: float) -> bool:
         sock = self._dialogue.sock
-        if self._has_leftover:
+        if self._has_leftover or (isinstance(sock, ssl.SSLSocket) and sock.pending()):
             return True
-        if isinstance(sock, ssl.SSLSocket) and sock.pending():
-            return True
-        next_s = min(self._next_report_s, self._next_sign_s) - time.monotonic()
+        next_s = min(self._next_report_s, self._next_request_s) - time.monotonic()
         return bool(self._poll.poll(max(0.0, min(timeout_s, next_s)) * 1000))
 
     def _receive(self, pictures: list[CodedPicture]) -> None:
@@ -202,7 +199,7 @@ class RtspSession:
         del buffer[:at]
 
     def _size_at(self, at: int) -> int:
-        """Return the size of the whole packet or reply at `at` of the buffer, 0 when it is not."""
+        """Return the size of the packet or message at `at` in the buffer; 0 while incomplete."""
         buffer = self._dialogue.buffer
         left = len(buffer) - at
         if left < 4:
@@ -225,22 +222,22 @@ class RtspSession:
         return self._stray(at, left)
 
     def _heed(self, head: bytes) -> None:
-        """Act on a reply to a sign of life, or on what the camera asks."""
+        """Act on a reply to a keep-alive, or on a request of the camera's."""
         reply = parse_reply(head)
         if head.startswith(_ENDED) or (reply is not None and reply.status == 454):
             raise RtspError("closed", "the camera has ended the session (454)")
         if reply is not None:
             if reply.status == 401:
                 self._dialogue.renew_login(reply)
-                if not self._is_refused:  # the next sign would be too late
-                    self._next_sign_s = 0.0
+                if not self._is_refused:  # ask again at once: the next turn would be too late
+                    self._next_request_s = 0.0
             self._is_refused = reply.status == 401
         elif head.startswith(_ASKED):
             number = _CSEQ.search(head)
             self._dialogue.answer(number[1] if number else b"0")
 
     def _stray(self, at: int, left: int) -> int:
-        """Skip bytes that are no packet, up to what may be one again."""
+        """Return how many bytes to skip up to where a packet may begin again."""
         buffer = self._dialogue.buffer
         following = buffer.find(b"$", at + 1)
         size = left if following < 0 else following - at
@@ -249,8 +246,8 @@ class RtspSession:
             raise RtspError("server_error", "the camera sends garbage in the middle of its stream")
         return size
 
-    def _give_signs_of_life(self) -> None:
-        """Report as a receiver does, and ask something before the session times out."""
+    def _keep_alive(self) -> None:
+        """Send an RTCP receiver report, and a request before the session times out."""
         now_s = time.monotonic()
         if now_s >= self._next_report_s:
             self._next_report_s = now_s + _REPORT_S
@@ -261,14 +258,14 @@ class RtspSession:
                 head = bytes([0x24, self._rtp_channel + 1]) + len(self._report).to_bytes(2, "big")
                 self._dialogue.sock.settimeout(_ANSWER_S)
                 self._dialogue.sock.sendall(head + self._report)
-        if now_s >= self._next_sign_s:
-            self._next_sign_s = now_s + self._sign_every_s
+        if now_s >= self._next_request_s:
+            self._next_request_s = now_s + self._request_every_s
             self._dialogue.deadline = now_s + _ANSWER_S
             self._dialogue.send("OPTIONS", self._uri, self._headers())
 
 
 def _resolve(base: str, control: str) -> str:
-    """Return the address that a description's `control` means."""
+    """Resolve a description's `control` to a URL."""
     if not control or control == "*":
         return base
     if urlsplit(control).scheme in ("rtsp", "rtsps"):
@@ -277,7 +274,7 @@ def _resolve(base: str, control: str) -> str:
 
 
 def _port_pair(tcp: socket.socket) -> tuple[socket.socket, socket.socket]:
-    """Bind an even port for RTP and the next one for RTCP, on the address that `tcp` uses."""
+    """Bind an even port for RTP and the next one for RTCP, on the local address of `tcp`."""
     host = tcp.getsockname()[0]
     for _ in range(_PORT_TRIES):
         first = socket.socket(tcp.family, socket.SOCK_DGRAM)
@@ -297,7 +294,7 @@ def _port_pair(tcp: socket.socket) -> tuple[socket.socket, socket.socket]:
 
 
 def _empty_report() -> bytes:
-    """Return an RTCP receiver report without figures, and the name it needs (SDES CNAME)."""
+    """Return an RTCP receiver report without figures, and the SDES CNAME it requires."""
     source = secrets.token_bytes(4)
     name = b"\1\6camera" + bytes(4)  # an item, then zeros up to a full word
     return b"\x80\xc9\0\1" + source + b"\x81\xca\0\4" + source + name

@@ -1,16 +1,13 @@
-"""The time: whether the system clock can be trusted, and the best time known when it can't.
+"""Whether the system clock can be trusted, and the best known time when it can't.
 
 The kernel runs the wall clock and the monotonic clock at one rate: within one boot only a step of
-the wall clock changes their distance. So once the wall clock is right, it is known what time it was
-at any earlier moment of that boot. (Suspend, which stops the monotonic clock, is not expected of a
-box at a gate.)
+the wall clock changes their distance. So once the wall clock is right, the time of every earlier
+moment of that boot is known. (Suspend stops the monotonic clock; it is not expected at a gate.)
 """
 
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
-import os
 import time
 import uuid
 from collections.abc import Callable
@@ -23,21 +20,21 @@ from typing import Final
 _TIME_ERROR: Final = 5
 _TIMEX_BYTES: Final = 512  # struct timex is about 208 bytes; room for any ABI
 _STEP_S: Final = 0.1
-"""What the distance of the clocks changes by at least when the wall clock is set."""
+"""A smaller change of the clocks' distance is slewing, not a step of the wall clock."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A moment by the best time known; `trusted` tells whether the clock was right."""
+    """A moment by the best known time; `trusted` tells whether the clock was right."""
 
     at: datetime
     trusted: bool
 
 
 class Clock:
-    """Name moments of the monotonic clock, for any thread but for `settled_offset_s`."""
+    """Tell when moments of the monotonic clock were. Any thread, except `settled_offset_s`."""
 
     def __init__(
         self,
@@ -48,7 +45,7 @@ class Clock:
         released_at: datetime = _EPOCH,
         newest_at: datetime | None = None,
     ) -> None:
-        """Begin with what is known: it can't be earlier than the release or the newest image."""
+        """Start from what is known: it can't be earlier than the release or the newest image."""
         self.synchronized = synchronized or is_synchronized
         self._wall_s = wall_s
         self.monotonic_s = monotonic_s
@@ -83,7 +80,7 @@ class Clock:
         return offset_s
 
     def _look(self) -> tuple[bool, float]:
-        # Asked first: a clock set just now is then distrusted once more, never trusted too early.
+        # Asked first: a clock set meanwhile is distrusted once more, never trusted too early.
         is_synchronized = self.synchronized() is not False
         before_s = self.monotonic_s()
         wall_s = self._wall_s()
@@ -96,7 +93,7 @@ class Clock:
 
 @cache
 def boot_id() -> str:
-    """Return what all processes of one boot share, if the kernel tells, else something random."""
+    """Return the id of this boot as the kernel tells it, else a random one."""
     try:
         return _BOOT_ID.read_text(encoding="ascii").strip()
     except OSError:
@@ -104,11 +101,8 @@ def boot_id() -> str:
 
 
 @cache
-def _libc() -> ctypes.CDLL | None:
-    try:
-        return ctypes.CDLL(ctypes.util.find_library("c"), use_errno=True)
-    except OSError:
-        return None
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
 
 
 def is_synchronized() -> bool | None:
@@ -116,8 +110,7 @@ def is_synchronized() -> bool | None:
 
     Source: adjtimex(2), which answers TIME_ERROR while the clock is not synchronised.
     """
-    libc = _libc()
-    if libc is None or not hasattr(libc, "adjtimex") or os.uname().sysname != "Linux":
+    if not hasattr(_libc(), "adjtimex"):
         return None
-    state = int(libc.adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES)))
+    state = int(_libc().adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES)))
     return None if state < 0 else state != _TIME_ERROR

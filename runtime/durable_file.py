@@ -1,4 +1,4 @@
-"""Replace a file so that its old content or the new one survives anything."""
+"""Replace a file so that a crash at any point leaves its old content or the new one."""
 
 from __future__ import annotations
 
@@ -16,9 +16,14 @@ def replace_file(path: Path, chunks: Iterable[bytes], *, private: bool = False) 
     root may change what the service's user has to read.
 
     Raises:
-        OSError: the old file is as it was.
+        OSError: it can't be written; the old file is unchanged.
     """
-    descriptor, temp = _create_private(path) if private else _create(path)
+    if private:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    else:  # always the same name, so that what a crash leaves is overwritten
+        name = str(path.with_name(f".{path.name}.tmp"))
+        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    temp = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.writelines(chunks)
@@ -34,18 +39,6 @@ def replace_file(path: Path, chunks: Iterable[bytes], *, private: bool = False) 
             temp.unlink()
         raise
     sync_folder(path.parent)
-
-
-def _create(path: Path) -> tuple[int, Path]:
-    """Create the one temporary file of `path`: what a crash leaves of it is overwritten."""
-    temp = path.with_name(f".{path.name}.tmp")
-    return os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), temp
-
-
-def _create_private(path: Path) -> tuple[int, Path]:
-    """Create a temporary file with the mode 0600 that no other process writes to."""
-    descriptor, temp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    return descriptor, Path(temp)
 
 
 def sync_folder(folder: Path) -> None:

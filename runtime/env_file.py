@@ -1,4 +1,4 @@
-"""The file `.env`: reading it, and taking it from the eyes of others."""
+"""The file `.env`: reading it, and keeping other users from reading it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dotenv import dotenv_values
 
 
 class EnvFileError(Exception):
-    """The file can't be read, and why."""
+    """The file can't be read; the text says why."""
 
 
 def read(env_file: Path) -> dict[str, str]:
-    """Return the variables that `env_file` sets, none when there is no such file.
+    """Return the variables that `env_file` sets; empty when there is no such file.
 
     Raises:
-        EnvFileError: it is there and can't be read.
+        EnvFileError: the file exists but can't be read.
     """
     try:
         if not env_file.is_file():
@@ -30,7 +30,7 @@ def read(env_file: Path) -> dict[str, str]:
 
 
 def tighten(env_file: Path) -> tuple[bool, list[str]]:
-    """Take `env_file` from others' eyes when it is ours; return (still exposed, warnings)."""
+    """Make `env_file` readable by its owner only; return (still exposed, warnings)."""
     try:
         status = env_file.stat()
         if not status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):

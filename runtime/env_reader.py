@@ -1,10 +1,11 @@
-"""Typed values out of environment variables, with all problems gathered before anything is said."""
+"""Typed values from environment variables; problems are collected and reported together."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
@@ -15,7 +16,7 @@ _SHORTEST_SECRET: Final = 4  # shorter ones would turn ordinary words of the log
 
 
 class EnvReader:
-    """Read typed values from `env`; gather problems, secrets, and the name of every variable."""
+    """Read typed values from `env`; collect problems, secrets, and every variable's default."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self.env = env
@@ -67,12 +68,9 @@ class EnvReader:
     ) -> int:
         """Return a whole number from `low` to `high`."""
         value = self.text(name, str(default), shown=shown)
-        try:
-            number = int(value)
-            if low <= number <= high:
-                return number
-        except ValueError:
-            pass
+        with suppress(ValueError):
+            if low <= int(value) <= high:
+                return int(value)
         self.problem(name, value, f"must be a whole number from {low} to {high}")
         return default
 
@@ -84,37 +82,32 @@ class EnvReader:
         return self.integer(name, low if default is None else default, low, high)
 
     def integers(self, name: str, default: int, most: int) -> tuple[int, ...]:
-        """Return 1 to `most` different whole numbers, parted by commas, in order."""
+        """Return 1 to `most` different whole numbers, separated by commas, in ascending order."""
         value = self.text(name, str(default))
         words = [word.strip() for word in value.split(",")]
         if all(re.fullmatch(r"[+-]?\d{1,5}", word) for word in words):
             numbers = sorted({int(word) for word in words})
             if len(numbers) == len(words) <= most:
                 return tuple(numbers)
-        allowed = f"must be 1 to {most} different whole numbers like -400,0,400"
-        self.problem(name, value, allowed)
+        self.problem(name, value, f"must be 1 to {most} different whole numbers like -400,0,400")
         return (default,)
 
     def number(self, name: str, default: float, low: float, high: float) -> float:
         """Return a number from `low` to `high`."""
         value = self.text(name, f"{default:g}")
-        try:
-            number = float(value)
-            if low <= number <= high:
-                return number
-        except ValueError:
-            pass
+        with suppress(ValueError):
+            if low <= float(value) <= high:
+                return float(value)
         self.problem(name, value, f"must be a number from {low:g} to {high:g}")
         return default
 
     def choice(self, name: str, default: str, options: tuple[str, ...]) -> str:
-        """Return one of `options`, whatever the case it is written in."""
+        """Return one of `options`, ignoring case."""
         value = self.text(name, default)
-        for option in options:
-            if value.lower() == option.lower():
-                return option
-        self.problem(name, value, f"must be one of {', '.join(options)}")
-        return default
+        by_name = {option.lower(): option for option in options}
+        if value.lower() not in by_name:
+            self.problem(name, value, f"must be one of {', '.join(options)}")
+        return by_name.get(value.lower(), default)
 
     def url(
         self, name: str, default: str, schemes: tuple[str, ...], *, shown: str | None = None
@@ -154,7 +147,7 @@ class EnvReader:
             return ZoneInfo("UTC")
 
     def networks(self, name: str) -> tuple[str, ...]:
-        """Return addresses and networks, parted by commas; none when it is unset."""
+        """Return addresses and networks, separated by commas; empty when unset."""
         words = [word.strip() for word in self.text(name, "").split(",") if word.strip()]
         for word in words:
             try:

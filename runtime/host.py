@@ -1,4 +1,4 @@
-"""What this computer says of itself: its time zone and a name that no other one has."""
+"""This computer's time zone, and a name that is unique among boxes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 
 def default_site_id() -> str:
-    """Return a name that no other box has: the host's and 6 digits of the machine's id."""
+    """Return a unique name: the host's and 6 digits of its machine id."""
     host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:57] or "box"
     try:
         machine_id = Path("/etc/machine-id").read_text(encoding="ascii").strip()
@@ -21,7 +21,7 @@ def default_site_id() -> str:
 
 
 def system_timezone() -> str:
-    """Return the IANA name of the system's time zone, UTC when it tells none."""
+    """Return the IANA name of the system's time zone; UTC when it has none."""
     link = Path("/etc/localtime")
     try:
         name = os.environ.get("TZ", "").lstrip(":") or str(link.resolve()).partition("zoneinfo/")[2]

@@ -1,4 +1,4 @@
-"""The log: to the console and to a rotated file, without secrets, and on a disk that fails."""
+"""The log: to the console and a rotated file, without secrets, surviving a failing disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LOG_FILES: Final = 5
 
 
 class _RedactingFormatter(logging.Formatter):
-    """Take secrets out of every line, whoever wrote it."""
+    """Replace secrets in every line, ours or a library's."""
 
     def __init__(self, secrets: frozenset[str]) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")
@@ -29,7 +29,7 @@ class _RedactingFormatter(logging.Formatter):
 
 
 class _LogFile(RotatingFileHandler):
-    """Write to a rotated file; say once when that fails, and go on by itself when it works."""
+    """Write to a rotated file; report a failure once, and resume when writing works again."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES, encoding="utf-8")
@@ -43,7 +43,7 @@ class _LogFile(RotatingFileHandler):
         self._failing = self._failed
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Say why a line could not be written, instead of a traceback for each."""
+        """Say once why lines can't be written, instead of a traceback for each."""
         self._failed = True
         if not self._failing:
             sys.stderr.write(f"cannot write {self.baseFilename}: {sys.exc_info()[1]}\n")

@@ -1,4 +1,4 @@
-"""The release this tree is."""
+"""The version and date of this release."""
 
 from datetime import UTC, datetime
 from typing import Final

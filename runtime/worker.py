@@ -24,9 +24,9 @@ class Worker:
     def __init__(self, name: str) -> None:
         self.name = name
         self.failures = 0
-        """Steps that raised since the last one that did not."""
+        """How many steps in a row have raised."""
         self.died: Callable[[], None] | None = None
-        """Called on the worker's thread when it ends without having been told to."""
+        """Called on the worker's thread when that ends without `stop()` having been called."""
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -36,7 +36,7 @@ class Worker:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Release what the steps held; called on the worker's thread when it ends."""
+        """Release what the steps hold; called on the worker's thread when it ends."""
 
     @property
     def stopping(self) -> bool:
@@ -62,7 +62,7 @@ class Worker:
         self._wake.set()
 
     def join(self, timeout_s: float) -> bool:
-        """Wait for the thread's end and tell whether it came."""
+        """Wait for the thread to end and tell whether it has."""
         if self._thread is None:
             return True
         self._thread.join(max(0.0, timeout_s))
@@ -94,7 +94,7 @@ class Worker:
     def _guarded_step(self) -> float | None:
         try:
             wait_s = self.step()
-        except Exception as error:  # noqa: BLE001 - the one place that outlives any failure
+        except Exception as error:  # noqa: BLE001 - the one place that survives any failure
             self.failures += 1
             if self.failures == 1:
                 _log.exception("%s failed; trying again", self.name)

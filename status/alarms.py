@@ -1,9 +1,10 @@
-"""What is wrong, in words with a next step, and the verdict in one sentence: pure rules."""
+"""What is wrong and what to do about it, and the verdict in one sentence: pure rules."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 from camera.frame import StreamStatus
@@ -13,12 +14,15 @@ from upload.progress import UploadStatus
 _LEVELS: Final = ("starting", "ok", "warning", "error")
 _START_S: Final = 10.0
 
+_Rule = tuple[bool, str, str, str, str | None]
+"""Whether something is wrong, then code, level, text and hint of the alert."""
+
 
 @dataclass(frozen=True)
 class Alert:
     """One thing that is wrong. `level` is warning or error, `subject` a camera's name or empty.
 
-    Code and subject tell alerts apart: numbers in the message change while one stands.
+    Code and subject identify it: the numbers in its message change while it lasts.
     """
 
     code: str
@@ -30,7 +34,7 @@ class Alert:
 
 @dataclass(frozen=True)
 class CameraView:
-    """An enabled camera for the rules."""
+    """An enabled camera, as the rules see it."""
 
     key: str
     name: str
@@ -40,7 +44,7 @@ class CameraView:
 
 @dataclass(frozen=True)
 class Situation:
-    """All that the rules look at."""
+    """Everything the rules look at."""
 
     uptime_s: float
     cameras: Sequence[CameraView]
@@ -63,13 +67,7 @@ class Situation:
 def alerts(now: Situation) -> list[Alert]:
     """Return what is wrong, errors first."""
     of_cameras = (_camera(camera, now.uptime_s) for camera in now.cameras)
-    found = [
-        *(alert for alert in of_cameras if alert is not None),
-        *_gpio(now),
-        *_upload(now),
-        *_storage(now),
-        *_rest(now),
-    ]
+    found = [*chain(*of_cameras), *_gpio(now), *_upload(now), *_storage(now), *_rest(now)]
     return sorted(found, key=lambda alert: -_LEVELS.index(alert.level))
 
 
@@ -85,27 +83,56 @@ def verdict(now: Situation, found: Sequence[Alert], last_image_at: str | None) -
     return "ok", "Working." + (f" Last photo {last_image_at}." if last_image_at else "")
 
 
-def _camera(camera: CameraView, uptime_s: float) -> Alert | None:
-    status, name = camera.status, f"camera {camera.name} ({camera.label})"
+def _raised(*rules: _Rule, of: str = "", subject: str = "") -> list[Alert]:
+    return [
+        Alert(code, level, of + text, hint or "", subject)
+        for is_wrong, code, level, text, hint in rules
+        if is_wrong
+    ]
 
-    def alert(code: str, level: str, text: str, hint: str | None) -> Alert:
-        return Alert(code, level, f"{name} {text}", hint or "", camera.name)
 
-    if status.state == "down":
-        return alert("camera_down", "error", f"is down: {status.error}", status.hint)
-    if status.state == "stalled":
-        return alert("camera_stalled", "error", f"sends no picture: {status.error}", status.hint)
-    if status.state == "connecting" and uptime_s >= _START_S:
-        hint = "Check its power, network cable and address."
-        return alert("camera_down", "error", "has sent no picture yet", hint)
-    if status.ring_too_short:
-        text = "sends so much that its last seconds don't fit in memory"
-        hint = "Set its I-frame interval to 1 s and its bit rate to 8 Mbit/s or less."
-        return alert("gop_too_long", "warning", text, hint)
-    if status.gop_too_long:
-        text = f"has an I-frame interval of {status.gop_s or 0:.0f} s"
-        return alert("gop_too_long", "warning", text, status.advice)
-    return None
+def _camera(camera: CameraView, uptime_s: float) -> list[Alert]:
+    """Return what is most wrong with a camera, if anything."""
+    status = camera.status
+    return _raised(
+        (
+            status.state == "down",
+            "camera_down",
+            "error",
+            f"is down: {status.error}",
+            status.hint,
+        ),
+        (
+            status.state == "stalled",
+            "camera_stalled",
+            "error",
+            f"sends no picture: {status.error}",
+            status.hint,
+        ),
+        (
+            status.state == "connecting" and uptime_s >= _START_S,
+            "camera_down",
+            "error",
+            "has sent no picture yet",
+            "Check its power, network cable and address.",
+        ),
+        (
+            status.ring_too_short,
+            "gop_too_long",
+            "warning",
+            "sends so much that its last seconds don't fit in memory",
+            "Set its I-frame interval to 1 s and its bit rate to 8 Mbit/s or less.",
+        ),
+        (
+            status.gop_too_long,
+            "gop_too_long",
+            "warning",
+            f"has an I-frame interval of {status.gop_s or 0:.0f} s",
+            status.advice,
+        ),
+        of=f"camera {camera.name} ({camera.label}) ",
+        subject=camera.name,
+    )[:1]
 
 
 def _gpio(now: Situation) -> list[Alert]:
@@ -130,56 +157,100 @@ def _gpio(now: Situation) -> list[Alert]:
 
 def _upload(now: Situation) -> list[Alert]:
     upload = now.upload
-    found = []
-    if upload.paused is not None:
-        text = f"uploads are paused: {upload.paused}"
-        found.append(Alert("upload_paused", "error", text, upload.hint or ""))
-    if upload.captive_portal:
-        text = "a captive portal answers instead of the upload server"
-        found.append(Alert("captive_portal", "warning", text, "Log in to the network's portal."))
-    elif upload.enabled and upload.online is False:
-        text = f"offline: {now.pending} images wait for the upload server"
-        hint = "They are kept and sent when the connection is back. Check the internet access."
-        found.append(Alert("upload_offline", "warning", text, hint))
-    if now.rejected:
-        text = f"{now.rejected} images were refused by the upload server"
-        found.append(Alert("rejected_images", "warning", text, "Look at them and retry by hand."))
-    if now.unknown:
-        text = f"of {now.unknown} images it is not known whether they were uploaded"
-        hint = "Send them again or mark them as sent."
-        found.append(Alert("unknown_uploads", "warning", text, hint))
-    return found
+    offline = upload.enabled and upload.online is False and not upload.captive_portal
+    return _raised(
+        (
+            upload.paused is not None,
+            "upload_paused",
+            "error",
+            f"uploads are paused: {upload.paused}",
+            upload.hint,
+        ),
+        (
+            upload.captive_portal,
+            "captive_portal",
+            "warning",
+            "a captive portal answers instead of the upload server",
+            "Log in to the network's portal.",
+        ),
+        (
+            offline,
+            "upload_offline",
+            "warning",
+            f"offline: {now.pending} images wait for the upload server",
+            "They are kept and sent when the connection is back. Check the internet access.",
+        ),
+        (
+            now.rejected > 0,
+            "rejected_images",
+            "warning",
+            f"{now.rejected} images were refused by the upload server",
+            "Look at them and retry by hand.",
+        ),
+        (
+            now.unknown > 0,
+            "unknown_uploads",
+            "warning",
+            f"of {now.unknown} images it is not known whether they were uploaded",
+            "Send them again or mark them as sent.",
+        ),
+    )
 
 
 def _storage(now: Situation) -> list[Alert]:
-    found = []
-    if now.write_error is not None:
-        text = f"the storage can't be written: {now.write_error}"
-        hint = "New photos may be lost until that is solved."
-        found.append(Alert("storage_error", "error", text, hint))
-    elif now.slow_save_s is not None:
-        text = f"the disk is slow: the last photo took {now.slow_save_s:.0f} s to save"
-        found.append(Alert("storage_error", "warning", text, "The card may be wearing out."))
-    if now.nothing_left_to_delete:
-        text = "the disk is nearly full of images that are not uploaded yet"
-        found.append(Alert("storage_full", "error", text, "Restore the upload or free some space."))
-    elif now.disk_low:
-        hint = "Use a larger card or a shorter IMAGE_RETENTION_DAYS."
-        found.append(Alert("disk_low", "warning", "the disk is nearly full", hint))
-    return found
+    return _raised(
+        (
+            now.write_error is not None,
+            "storage_error",
+            "error",
+            f"the storage can't be written: {now.write_error}",
+            "New photos may be lost until that is solved.",
+        ),
+        (
+            now.slow_save_s is not None and now.write_error is None,
+            "storage_error",
+            "warning",
+            f"the disk is slow: the last photo took {now.slow_save_s or 0:.0f} s to save",
+            "The card may be wearing out.",
+        ),
+        (
+            now.nothing_left_to_delete,
+            "storage_full",
+            "error",
+            "the disk is nearly full of images that are not uploaded yet",
+            "Restore the upload or free some space.",
+        ),
+        (
+            now.disk_low and not now.nothing_left_to_delete,
+            "disk_low",
+            "warning",
+            "the disk is nearly full",
+            "Use a larger card or a shorter IMAGE_RETENTION_DAYS.",
+        ),
+    )
 
 
 def _rest(now: Situation) -> list[Alert]:
-    found = []
-    if now.clock_synchronized is False:
-        hint = "Check the network time (timedatectl); photo times may be wrong."
-        found.append(
-            Alert("clock_unsynchronized", "warning", "the clock is not synchronised", hint)
-        )
-    if now.default_password:
-        text = "the web password is still the default one"
-        found.append(Alert("default_password", "warning", text, "Log in and choose another one."))
-    if now.env_file_exposed:
-        text = "other users can read the .env file"
-        found.append(Alert("env_permissions", "warning", text, "Run: chmod 600 .env"))
-    return found
+    return _raised(
+        (
+            now.clock_synchronized is False,
+            "clock_unsynchronized",
+            "warning",
+            "the clock is not synchronised",
+            "Check the network time (timedatectl); photo times may be wrong.",
+        ),
+        (
+            now.default_password,
+            "default_password",
+            "warning",
+            "the web password is still the default one",
+            "Log in and choose another one.",
+        ),
+        (
+            now.env_file_exposed,
+            "env_permissions",
+            "warning",
+            "other users can read the .env file",
+            "Run: chmod 600 .env",
+        ),
+    )

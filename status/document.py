@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from camera.frame import StreamStatus
 from config import CameraConfig, Config
@@ -22,20 +22,22 @@ from upload.progress import UploadStatus
 
 Document = dict[str, Any]
 
+_DISABLED: Final = StreamStatus("disabled")
+
 
 class Retention(Protocol):
-    """What the cleanup knows of the room on the disk."""
+    """What the cleanup knows of the free space on the disk."""
 
     @property
     def nothing_left_to_delete(self) -> bool:
         """Tell whether the disk is nearly full of images that are still to be sent."""
 
     def days_left(self) -> int | None:
-        """Return for how many days there is room; `None` if nobody can tell."""
+        """Return for how many more days there is space; `None` when it can't be told."""
 
 
 class SystemStatus:
-    """Put together what the services know. All methods are for any thread and never block long.
+    """Build the documents from what the services know. Callable from any thread; never blocks long.
 
     `cameras` has the status of each enabled camera by its key.
     """
@@ -90,7 +92,7 @@ class SystemStatus:
             "time": iso(now),
             "clock_synchronized": situation.clock_synchronized,
             "verdict": {"level": level, "message": message},
-            "cameras": [_camera(c, streams.get(c.key)) for c in self._config.cameras],
+            "cameras": [_camera(c, streams.get(c.key, _DISABLED)) for c in self._config.cameras],
             "gpio": self._pins(situation.gpio),
             "upload": self._upload(situation.upload, totals),
             "storage": storage,
@@ -131,7 +133,7 @@ class SystemStatus:
         }
 
     def gpio_status(self) -> Document:
-        """Return the pins."""
+        """Return the document of the pins."""
         return self._pins(self._gpio())
 
     def health(self) -> str:
@@ -140,7 +142,7 @@ class SystemStatus:
             return "failing"
         try:
             level = self.status()["verdict"]["level"]
-        except StorageError:  # what can be said without the catalog is said at /api/status
+        except StorageError:  # /api/status says what is known without the catalog
             return "degraded"
         return {"ok": "ok", "starting": "starting"}.get(level, "degraded")
 
@@ -211,28 +213,25 @@ class SystemStatus:
         }
 
     def _remember(self, found: Sequence[Alert], now: datetime) -> list[Document]:
-        """Return the alerts as documents, each with the time since when it stands."""
-        standing = [(alert.code, alert.subject) for alert in found]
+        """Return the alerts as documents, each with the time it was first raised."""
+        standing = {(alert.code, alert.subject) for alert in found}
         self._since = since = {key: self._since.get(key, now) for key in standing}
-        return [
-            {**vars(alert), "since": iso(since[key])}
-            for alert, key in zip(found, standing, strict=True)
-        ]
+        return [{**vars(alert), "since": iso(since[alert.code, alert.subject])} for alert in found]
 
 
-def _camera(camera: CameraConfig, status: StreamStatus | None) -> Document:
-    age_s = status.last_frame_age_s if status else None
+def _camera(camera: CameraConfig, status: StreamStatus) -> Document:
+    age_s = status.last_frame_age_s
     return {
         "key": camera.key,
         "name": camera.name,
         "label": camera.label,
         "enabled": camera.enabled,
-        "state": status.state if status else "disabled",
-        "error": status.error if status else None,
-        "hint": (status.hint or status.advice) if status else None,
+        "state": status.state,
+        "error": status.error,
+        "hint": status.hint or status.advice,
         "last_frame_age_ms": None if age_s is None else round(age_s * 1000),
-        "fps": status.fps if status else None,
-        "width": status.width if status else None,
-        "height": status.height if status else None,
-        "codec": status.codec if status else None,
+        "fps": status.fps,
+        "width": status.width,
+        "height": status.height,
+        "codec": status.codec,
     }

@@ -12,7 +12,6 @@ STREAMING = StreamStatus(
     state="streaming",
     error=None,
     hint=None,
-    since_s=0.0,
     last_frame_age_s=0.04,
     fps=25.0,
     width=1920,

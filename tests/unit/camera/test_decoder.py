@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from camera.decoder import DecodeError, GopDecoder, encode_jpeg, size_of
+from camera.decoder import GopDecoder, PictureError, encode_jpeg, size_of
 from rtsp.nal_units import START_CODE
 from tests.rigs.gops import NO_PICTURE, encode, frame_of, h264, h264_open, h265, moving_noise
 
@@ -177,5 +177,5 @@ def test_colours_are_those_that_the_camera_saw(width: int, height: int, matrix: 
 def test_a_picture_that_cannot_be_converted_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     [decoded] = GopDecoder("h264").decode(encode("libx264", "colormatrix=bt2020c", moving_noise(1)))
     monkeypatch.setattr("camera.decoder._KNOWN_MATRICES", frozenset(range(20)))
-    with pytest.raises(DecodeError, match="colours"):
+    with pytest.raises(PictureError, match="colours"):
         decoded.bgr()

@@ -9,9 +9,9 @@ import cv2
 import pytest
 
 from camera import frame_maker
-from camera.decoder import Bgr, Decoded, GopDecoder, size_of
+from camera.decoder import Bgr, Decoded, GopDecoder, PictureError, size_of
 from camera.frame import Choice, Frame
-from camera.frame_maker import FrameMaker, PictureError, Turn
+from camera.frame_maker import FrameMaker, Turn
 from config import CaptureConfig
 from tests.rigs.gops import NO_PICTURE, encode, h264, h265, moving_noise
 

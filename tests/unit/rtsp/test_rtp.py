@@ -70,6 +70,14 @@ def test_pictures_come_whole_at_once_and_in_time() -> None:
     assert found[-1].arrival_s == 100.0 + (len(packets) - 1) / 1000
 
 
+@pytest.mark.parametrize("first", [0, 2**32 - TICKS])
+def test_a_timestamp_of_zero_is_one_like_any_other(first: int) -> None:
+    pictures = [list(picture.nals) for picture in CLIP.pictures[:3]]
+    found = received(packets_of(pictures, ticks=first))
+    steps = [b.position_s - a.position_s for a, b in pairwise(found)]
+    assert steps == pytest.approx([TICKS / 90_000] * 2)
+
+
 def test_a_real_clip_survives() -> None:
     pictures = [list(picture.nals) for picture in CLIP.pictures[:60]]
     found = received(packets_of(pictures, start=65_500, ticks=2**32 - 50_000))
