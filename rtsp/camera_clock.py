@@ -121,10 +121,13 @@ class CameraClock:
 
         Noise of a stamp is in its delay too, the other way round. Pictures shot at irregular times
         are irregular in their stamps, not in their delays; a network's jitter only in delays. The
-        median keeps single jumps and late pictures out.
+        median keeps single jumps and late pictures out. In the order they are shown, since B-frames
+        come in another one.
         """
-        stamps = _bends([position_s * self.rate for position_s, _ in self._seen])
-        shared = map(operator.mul, stamps, _bends(list(self._delays_s)))
+        shown = sorted((position_s * self.rate, arrival_s) for position_s, arrival_s in self._seen)
+        stamps = _bends([position_s for position_s, _ in shown])
+        delays = _bends([arrival_s - position_s for position_s, arrival_s in shown])
+        shared = map(operator.mul, stamps, delays)
         return math.sqrt(max(0.0, -median(shared)))
 
 

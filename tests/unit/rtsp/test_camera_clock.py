@@ -118,6 +118,20 @@ def test_noise_of_the_stamps_shifts_no_moment(rate: float) -> None:
     assert found.p95_s < 0.025
 
 
+@pytest.mark.parametrize("rate", [0.96, 1.0, 1.04])
+def test_b_frames_are_not_taken_for_noise(rate: float) -> None:
+    """Each P-frame comes before the two B-frames that are shown before it, at even times."""
+    clock = CameraClock()
+    errors_s = []
+    for number in range(600):
+        place = number // 3 * 3 + (2, 0, 1)[number % 3]
+        clock.note(place / 25 * rate, 1000 + number / 25)
+        if clock.is_sure:
+            errors_s.append(abs(clock.shot_s(place / 25 * rate) - (1000 + (place - 2) / 25)))
+    assert max(errors_s) < 0.005
+    assert len(errors_s) > 500
+
+
 def test_pictures_shot_at_irregular_times_are_not_taken_for_noise() -> None:
     chance = random.Random(1)
     clock = CameraClock()
