@@ -128,7 +128,8 @@ class CameraClock:
         stamps = _bends([position_s for position_s, _ in shown])
         delays = _bends([arrival_s - position_s for position_s, arrival_s in shown])
         shared = map(operator.mul, stamps, delays)
-        return math.sqrt(max(0.0, -median(shared)))
+        noise_s = math.sqrt(max(0.0, -median(shared)))
+        return min(noise_s, median(self._delays_s) - min(self._delays_s))  # as many early as late
 
 
 def _support_slope(points: Iterable[tuple[float, float]]) -> float:
