@@ -82,5 +82,7 @@ class StreamStatus:
     gop_too_long: bool = False
     ring_too_short: bool = False
     """The seconds that captures may reach back don't fit into memory."""
+    clock_ppm: int | None = None
+    """By how much the camera's stamps run fast, in millionths; `None` while that is unsure."""
     advice: str | None = None
     """What to change in the camera's settings."""

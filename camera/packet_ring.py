@@ -5,6 +5,7 @@ Pure bookkeeping over coded pictures: no camera, no thread. `CameraClock` tells 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -102,7 +103,12 @@ class PacketRing:
     def period_s(self) -> float | None:
         """Seconds between two pictures; `None` until a few have come."""
         intervals = self._intervals()
-        return median(intervals) if len(intervals) > 3 else None
+        return median(intervals) * self._clock.rate if len(intervals) > 3 else None
+
+    @property
+    def clock_ppm(self) -> int | None:
+        """Parts per million by which the stream's time runs fast; `None` while that is unsure."""
+        return round((1 / self._clock.rate - 1) * 1_000_000) if self._clock.is_sure else None
 
     @property
     def newest_shot_s(self) -> float | None:
@@ -125,10 +131,10 @@ class PacketRing:
 
         Returns `None` when there is no picture that can be decoded.
         """
-        offset_s = self._clock.offset_s
+        rate, offset_s = self._clock.rate, self._clock.offset_s
         candidates = sorted(
             (
-                (abs(position_s + offset_s - wanted_s), gop, index)
+                (abs(position_s * rate + offset_s - wanted_s), gop, index)
                 for gop in self._gops
                 for index, position_s in _decodable(gop)
             ),
@@ -150,14 +156,14 @@ class PacketRing:
 
         Choices of one GOP share one tuple of pictures, so that it is decoded once.
         """
-        offset_s = self._clock.offset_s
+        rate, offset_s = self._clock.rate, self._clock.offset_s
         found: list[Choice] = []
         for gop in self._gops:
             whole = self._undamaged(gop)
             indexes = [
                 index
                 for index, position_s in _decodable(gop)
-                if index < whole and abs(position_s + offset_s - wanted_s) <= within_s
+                if index < whole and abs(position_s * rate + offset_s - wanted_s) <= within_s
             ]
             if indexes:
                 found += self._choices(gop, indexes, damaged=False)
@@ -193,18 +199,19 @@ class PacketRing:
         self.size_bytes += size_bytes
 
     def _trim(self) -> None:
-        newest_s = self._gops[-1].pictures[-1].position_s
         while len(self._gops) > 1 and (
-            newest_s - self._gops[1].pictures[0].position_s >= self._keep_s
-            or self.size_bytes > self._max_bytes
+            self._kept_without_oldest_s() >= self._keep_s or self.size_bytes > self._max_bytes
         ):
-            kept_s = newest_s - self._gops[1].pictures[0].position_s
-            self.too_short = kept_s < self._keep_s
+            self.too_short = self._kept_without_oldest_s() < self._keep_s
             self.size_bytes -= self._gops.popleft().size_bytes
         if self.size_bytes > self._max_bytes:
             self.too_short = True
             self._gops.clear()
             self.size_bytes = 0
+
+    def _kept_without_oldest_s(self) -> float:
+        newest, oldest = self._gops[-1].pictures[-1], self._gops[1].pictures[0]
+        return (newest.position_s - oldest.position_s) * self._clock.rate
 
     def _begins_new_time(self, position_s: float, arrival_s: float) -> bool:
         """Tell whether the stream's time has jumped; B-frames rightly step back a little."""
@@ -234,12 +241,11 @@ class PacketRing:
 
     def _first_gap(self, gop: Gop) -> int:
         """Return the index of the first picture of `gop` whose predecessor is missing."""
-        period_s = self.period_s
-        longest_s = (period_s or 0.0) * _GAP_PERIODS
         intervals = self._intervals()
+        longest_s = median(intervals) * _GAP_PERIODS if len(intervals) > 3 else math.inf
         wide = sum(interval_s > longest_s for interval_s in intervals)
         irregular = wide > max(1.0, _IRREGULAR_SHARE * len(intervals))
-        if period_s is None or self._codec != "h264" or irregular:
+        if self._codec != "h264" or irregular:
             return len(gop.pictures)
         ordered = sorted(range(len(gop.pictures)), key=lambda i: gop.pictures[i].position_s)
         gaps = [

@@ -34,6 +34,7 @@ class Pulse:
     gop_s: float | None = None
     b_frames: bool = False
     ring_too_short: bool = False
+    clock_ppm: int | None = None
 
 
 class PinnedPictures:
@@ -194,6 +195,7 @@ class PinnedPictures:
                 gop_s=ring.gop_s,
                 b_frames=ring.b_frames,
                 ring_too_short=ring.too_short,
+                clock_ppm=ring.clock_ppm,
             )
 
     # With the lock held.

@@ -17,7 +17,7 @@ from typing import Final
 from camera.decoder import PictureError, set_up_opencv, size_of
 from camera.frame import Choice, Frame, Pin, StreamError, StreamStatus
 from camera.frame_maker import FrameMaker, Turn
-from camera.pinned_pictures import NoPictureError, PinnedPictures
+from camera.pinned_pictures import NoPictureError, PinnedPictures, Pulse
 from config import CameraConfig, CaptureConfig
 from rtsp.errors import Diagnosis, RtspError
 from rtsp.session import RtspSession
@@ -35,6 +35,7 @@ _REFUSED_BACKOFF_S: Final = 60.0  # cameras lock an account after a few wrong pa
 _EARLY_S: Final = 0.3  # a camera that is later must not keep others from decoding
 _LONGEST_GOP_S: Final = 4.0
 _LONG_GOP_S: Final = 2.5
+_WRONG_CLOCK_PPM: Final = 20_000
 _CODEC_HINT: Final = (
     "Set the camera's stream to H.264 or H.265 with regular I-frames (no intra refresh)."
 )
@@ -238,7 +239,8 @@ class CameraStream(Worker):
             gop_s=pulse.gop_s,
             gop_too_long=(pulse.gop_s or 0.0) > _LONGEST_GOP_S,
             ring_too_short=pulse.ring_too_short,
-            advice=_advice(pulse.gop_s, b_frames=pulse.b_frames),
+            clock_ppm=pulse.clock_ppm,
+            advice=_advice(pulse),
         )
 
 
@@ -248,16 +250,22 @@ def _keep_s(camera: CameraConfig, capture: CaptureConfig) -> float:
     return _LONGEST_GOP_S + max(0, -earliest_ms) / 1000
 
 
-def _advice(gop_s: float | None, *, b_frames: bool) -> str | None:
-    """Say which settings would make this camera's pictures faster and more exact."""
+def _advice(pulse: Pulse) -> str | None:
+    """Say what would make this camera's pictures come sooner and more exact."""
     advice = []
-    if gop_s is not None and gop_s > _LONG_GOP_S:
+    if pulse.gop_s is not None and pulse.gop_s > _LONG_GOP_S:
         advice.append(
-            f"Set the I-frame interval (GOP) to 1 s, now it is {gop_s:.0f} s; switch a smart codec"
-            " (H.264+, H.265+, Zipstream) off."
+            f"Set the I-frame interval (GOP) to 1 s, now it is {pulse.gop_s:.0f} s; switch a smart"
+            " codec (H.264+, H.265+, Zipstream) off."
         )
-    if b_frames:
+    if pulse.b_frames:
         advice.append("Switch B-frames off: set them to 0 or the profile to Baseline.")
+    if abs(pulse.clock_ppm or 0) > _WRONG_CLOCK_PPM:
+        way = "fast" if (pulse.clock_ppm or 0) > 0 else "slow"
+        advice.append(
+            f"Its time stamps run {abs(pulse.clock_ppm or 0) / 10_000:.0f} % too {way}: set a frame"
+            " rate that it can hold, or look for newer firmware. Pictures are corrected for it."
+        )
     return " ".join(advice) or None
 
 

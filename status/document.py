@@ -234,4 +234,5 @@ def _camera(camera: CameraConfig, status: StreamStatus) -> Document:
         "width": status.width,
         "height": status.height,
         "codec": status.codec,
+        "clock_ppm": status.clock_ppm,
     }

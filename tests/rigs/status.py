@@ -20,6 +20,7 @@ STREAMING = StreamStatus(
     gop_s=1.0,
     gop_too_long=False,
     ring_too_short=False,
+    clock_ppm=40,
     advice=None,
 )
 DOWN = replace(STREAMING, state="down", error="wrong password (401)", hint="Check the password.")

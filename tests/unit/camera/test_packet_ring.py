@@ -88,7 +88,7 @@ def nearest(ring: PacketRing, wanted_s: float) -> Choice:
 @pytest.mark.parametrize("period_s", [0.04, 0.2, 1.0])
 def test_a_server_may_begin_with_all_since_the_last_keyframe(period_s: float) -> None:
     """They come at once, each later than the next one: no new time base, and no wrong moment."""
-    count = round(8 / period_s)
+    count = max(24, round(8 / period_s))
     packets = stream(count, period_s=period_s, gop=count)
     joined_s = packets[count // 2].shot_s + 0.01
     burst = [replace(p, arrival_s=max(p.arrival_s, joined_s)) for p in packets]

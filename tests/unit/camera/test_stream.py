@@ -272,3 +272,29 @@ def test_a_look_at_a_camera_does_not_decode_before_its_picture_is_there(
     stream.step()
     looker.join(10)
     assert len(frames) == 1
+
+
+@pytest.mark.parametrize(
+    ("rate", "hint"),
+    [
+        (1.0, None),
+        (0.99, None),
+        (0.96, "run 4 % too slow"),
+        (1.04, "run 4 % too fast"),
+    ],
+)
+def test_a_camera_whose_stamps_run_wrong_gets_a_hint(
+    monkeypatch: pytest.MonkeyPatch, rate: float, hint: str | None
+) -> None:
+    clock = Clock()
+    pictures = [
+        CodedPicture(n * PERIOD_S * rate, clock.now_s + n * PERIOD_S, n % 25 == 0, b"x", False)
+        for n in range(100)
+    ]
+    stream = stream_with(Session("h264", pictures), clock, monkeypatch)
+    clock.now_s = pictures[-1].arrival_s
+    status = stream.status()
+    assert status.clock_ppm == pytest.approx((rate - 1) * 1_000_000, abs=100)
+    assert status.fps == pytest.approx(25, abs=0.1)
+    assert (hint or "") in (status.advice or "")
+    assert (status.advice is None) == (hint is None)

@@ -130,6 +130,7 @@ def test_the_status_of_a_site_that_works(site: Site) -> None:
         "width": 1920,
         "height": 1080,
         "codec": "h264",
+        "clock_ppm": 40,
     }
     assert found["upload"] == {
         "enabled": True,
