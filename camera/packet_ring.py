@@ -220,14 +220,19 @@ class PacketRing:
             return False
         if self._clock.contradicts(position_s, arrival_s):
             return True
-        step_s = position_s - last_s
-        if step_s >= 0:
-            return False
-        if step_s > -_REORDER_S and not self.b_frames:
+        step_s = (position_s - last_s) * self._clock.rate
+        if step_s <= -_REORDER_S:
+            return True
+        if step_s < 0 and not self.b_frames:
             self._back_steps.append(self._pictures_seen)
             recent = self._pictures_seen - self._back_steps[0] < _RECENT
             self.b_frames = len(self._back_steps) == _BACK_STEPS and recent
-        return step_s <= -_REORDER_S or not self.b_frames
+        if self.b_frames or not self._back_steps:
+            return False
+        was_no_b_frame = self._pictures_seen - self._back_steps[-1] >= _RECENT
+        if was_no_b_frame:
+            self._back_steps.clear()
+        return was_no_b_frame
 
     def _intervals(self) -> list[float]:
         """Return the seconds between recent pictures, in the order they are shown."""

@@ -383,6 +383,33 @@ def test_a_b_frame_comes_with_all_that_was_sent_before_it() -> None:
     assert not any(c.damaged for c in chosen.values())
 
 
+def test_the_first_pictures_of_a_session_with_b_frames_are_kept() -> None:
+    """Their first step back does not begin a new time."""
+    packets = with_b_frames(12)
+    for count in range(4, len(packets)):
+        choice = nearest(filled(packets[:count]), packets[2].shot_s)
+        assert numbers(choice)[0] == 0, count
+
+
+def test_a_small_jump_back_is_told_from_b_frames() -> None:
+    """It comes once. Until that is certain its pictures are marked, then the time is a new one."""
+    before = stream(150)
+    after = [
+        replace(p, position_s=p.position_s - 0.3, key=p.key or n == 50)
+        for n, p in enumerate(stream(400)[150:])
+    ]
+    ring = filled(before)
+    for packet in after:
+        feed(ring, [packet])
+        choice = ring.nearest(packet.shot_s, WITHIN_S)
+        if choice is not None and abs(choice.shot_s - packet.shot_s) < 0.001:
+            number = numbers(choice)[-1]
+            is_right = number == int.from_bytes(packet.data[:4], "big")
+            assert is_right or choice.timing_unsure
+    assert not nearest(ring, after[-1].shot_s).timing_unsure
+    assert nearest(ring, after[-1].shot_s).shot_s == pytest.approx(after[-1].shot_s)
+
+
 def test_pictures_shown_before_their_keyframe_are_not_offered() -> None:
     packets = with_b_frames(40)
     ring = filled(packets)
