@@ -10,8 +10,9 @@ import re
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
+from urllib.parse import urlsplit
 
 from rtsp.address import Address, parse_url
 from rtsp.auth import Challenges, authorization, parse_challenges
@@ -21,7 +22,17 @@ from rtsp.sdp import SUPPORTED, Video, first_video
 
 REPLY_MAX_BYTES: Final = 64 * 1024
 
-_PROTOCOL: Final = b"RTSP/1.0 "
+ASKED: Final = (b"OPTIONS ", b"GET_PARAMETER ", b"SET_PARAMETER ", b"ANNOUNCE ")
+"""Requests of cameras; some end the session when they get no answer."""
+ENDED: Final = (b"TEARDOWN ", b"REDIRECT ")
+_BEGINNINGS: Final = (b"RTSP/1.0 ", *ASKED, *ENDED)
+_CSEQ: Final = re.compile(rb"^cseq:\s*(\d{1,9})", re.IGNORECASE | re.MULTILINE)
+_BODY_BYTES: Final = re.compile(
+    rb"^content-length:[ \t]*(\d{1,9})\s*$", re.IGNORECASE | re.MULTILINE
+)
+_TRIES: Final = 4  # redirects, hang-ups after a 401 and cameras that want OPTIONS first
+_MISCOUNTED: Final = 16  # so many bytes may be missing of what a camera announced
+_MISCOUNTED_S: Final = 0.5
 _FRAME_HEAD_BYTES: Final = 4  # "$", channel, length: RFC 2326, 10.12
 _HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
 _STATUS: Final = re.compile(r"RTSP/1\.0 +([0-9]{3})(?![0-9])([^\r\n]*)")
@@ -52,12 +63,6 @@ class Reply:
         """Return all values of a header; `name` is in lower case."""
         return [value for key, value in self.headers if key == name]
 
-    @property
-    def body_bytes(self) -> int:
-        """Return the length of the body that the headers announce."""
-        length = next(iter(self.all("content-length")), "")
-        return int(length) if re.fullmatch("[0-9]{1,9}", length) else 0
-
 
 def parse_reply(head: bytes) -> Reply | None:
     """Parse the head of a reply; `None` when it is not a reply."""
@@ -68,6 +73,25 @@ def parse_reply(head: bytes) -> Reply | None:
     pairs = [line.partition(":")[::2] for line in text.split("\n")[1:]]
     headers = [(name.strip().lower(), value.strip()) for name, value in pairs]
     return Reply(int(status[1]), status[2].strip(), headers)
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """How a camera is asked for its description, on a connection of its own."""
+
+    target: Address
+    challenges: Challenges = field(default_factory=list)
+    """Of an earlier connection, which the camera has closed."""
+    options_first: bool = False
+
+
+class _TryAgain(Exception):
+    """The camera wants to be asked in another way; `error` tells why, after too many tries."""
+
+    def __init__(self, attempt: _Attempt, error: RtspError) -> None:
+        super().__init__(str(error))
+        self.attempt = attempt
+        self.error = error
 
 
 def describe(
@@ -83,17 +107,24 @@ def describe(
     """
     deadline = time.monotonic() + timeout_s
     try:
-        target = parse_url(url)
+        attempt = _Attempt(parse_url(url))
     except ValueError:  # not shown: its text may hold parts of the password
         hint = "Write rtsp://user:password@host:554/path, with / ? # @ in the password as %2F etc."
         raise RtspError("not_rtsp", "not a usable rtsp:// address", hint) from None
-    sock = connect(target, min(deadline, time.monotonic() + _CONNECT_S))
-    dialogue = Dialogue(sock, target, deadline, is_wanted)
-    try:
-        return dialogue, dialogue.describe()
-    except BaseException:
-        dialogue.close()
-        raise
+    for tries_left in reversed(range(_TRIES)):
+        sock = connect(attempt.target, min(deadline, time.monotonic() + _CONNECT_S))
+        dialogue = Dialogue(sock, attempt, deadline, is_wanted)
+        try:
+            return dialogue, dialogue.describe()
+        except _TryAgain as again:
+            dialogue.close()
+            attempt = again.attempt
+            if not tries_left:
+                raise again.error from None
+        except BaseException:
+            dialogue.close()
+            raise
+    raise AssertionError("unreachable")
 
 
 class Dialogue:
@@ -106,7 +137,7 @@ class Dialogue:
     def __init__(
         self,
         sock: socket.socket,
-        target: Address,
+        attempt: _Attempt,
         deadline: float,
         is_wanted: Callable[[], bool],
     ) -> None:
@@ -115,12 +146,13 @@ class Dialogue:
         self.deadline = deadline
         """On the monotonic clock."""
         self.buffer = bytearray()
-        self.base_uri = target.uri
+        self.base_uri = attempt.target.uri
         """What relative URLs in the description are resolved against."""
-        self._target = target
+        self._attempt = attempt
+        self._target = attempt.target
         self._received = 0
         self._asked = 0
-        self._challenges: Challenges = []
+        self._challenges = attempt.challenges
         self._logins = 0
 
     def close(self) -> None:
@@ -129,9 +161,11 @@ class Dialogue:
 
     def describe(self) -> Video:
         """Ask for the stream's description and return its first video. Raises `RtspError`."""
+        if self._attempt.options_first:
+            self.request("OPTIONS", self._target.uri, {})
         reply = self.request("DESCRIBE", self._target.uri, {"Accept": "application/sdp"})
         found = [*reply.all("content-base"), *reply.all("content-location")]
-        self.base_uri = next(filter(None, found), self._target.uri)
+        self.base_uri = next(filter(_is_usable, found), self._target.uri)
         video = first_video(reply.body)
         if video is None:
             raise RtspError("no_video", "the stream has no video")
@@ -155,22 +189,40 @@ class Dialogue:
             if self._authorization(method, uri) is None:
                 hint = "Set the camera's RTSP authentication to digest (MD5)."
                 raise RtspError("server_error", "password wanted in an unknown way (401)", hint)
+            if method == "DESCRIBE" and "close" in map(str.lower, reply.all("connection")):
+                attempt = replace(self._attempt, challenges=self._challenges)
+                raise _TryAgain(attempt, _refusal(reply, target))
             reply = self._ask(method, uri, headers)
         if 200 <= reply.status < 300:
             return reply
+        if 300 <= reply.status < 400 and method == "DESCRIBE":
+            self._follow(reply)
         again = parse_challenges(reply.all("www-authenticate"))
         if reply.status == 401 and any(p.get("stale", "").lower() == "true" for _, p in again):
             raise RtspError("server_error", "login expires before it can be used (401, stale)")
         raise _refusal(reply, target)
+
+    def _follow(self, reply: Reply) -> None:
+        """Go where a redirect leads, with the login only if that is the same host."""
+        try:
+            found = parse_url(next(iter(reply.all("location")), ""))
+        except ValueError:
+            return
+        user, password = self._target.user, self._target.password
+        if found.host != self._target.host:
+            user = password = ""
+        target = replace(found, user=user, password=password, secrets=self._target.secrets)
+        raise _TryAgain(_Attempt(target), _refusal(reply, self._target))
 
     def renew_login(self, reply: Reply) -> None:
         """Answer the challenges of this reply from the next request on."""
         self._challenges = parse_challenges(reply.all("www-authenticate"))
         self._logins = 0
 
-    def answer(self, number: bytes) -> None:
-        """Answer a request of the camera's with 200; `number` is its CSeq."""
-        self._send(b"RTSP/1.0 200 OK\r\nCSeq: " + number + b"\r\n\r\n")
+    def answer(self, request: bytes) -> None:
+        """Answer a request of the camera's with 200, whose head this is."""
+        number = _CSEQ.search(request)
+        self._send(b"RTSP/1.0 200 OK\r\nCSeq: " + (number[1] if number else b"0") + b"\r\n\r\n")
 
     def send(self, method: str, uri: str, headers: Mapping[str, str]) -> None:
         """Send a request without waiting for its reply."""
@@ -205,28 +257,48 @@ class Dialogue:
             pass  # the peer has hung up, but may have said why: read on
 
     def _reply(self) -> Reply:
-        buffer = self.buffer
+        """Read up to the reply; what the camera asks before it is answered."""
+        while True:
+            head = self._head()
+            reply = parse_reply(head)
+            if reply is None and not head.startswith((*ASKED, *ENDED)):
+                raise self._foreign()
+            body = self._body(len(head), body_bytes(head))
+            del self.buffer[: len(head) + len(body)]
+            if reply is None:
+                self.answer(head)
+            elif reply.status >= 200:  # before that: not yet
+                return Reply(reply.status, reply.phrase, reply.headers, body.decode("latin-1"))
+
+    def _head(self) -> bytes:
         self._skip_packets()
         while not self._has_head() and self._receive():
             self._skip_packets()
-        end = _HEAD_END.search(buffer)
-        head_bytes = end.end() if end else len(buffer)
-        reply = parse_reply(bytes(buffer[:head_bytes]))
-        if reply is None:
-            raise self._foreign()
-        while len(buffer) < head_bytes + reply.body_bytes and self._receive():
-            pass
-        body = buffer[head_bytes : head_bytes + reply.body_bytes].decode("latin-1")
-        del buffer[: head_bytes + reply.body_bytes]
-        return Reply(reply.status, reply.phrase, reply.headers, body)
+        end = _HEAD_END.search(self.buffer)
+        return bytes(self.buffer[: end.end() if end else None])
 
     def _has_head(self) -> bool:
-        """Tell whether a reply's head is complete, or the bytes are not the beginning of one."""
+        """Tell whether a message's head is complete, or the bytes are not the beginning of one."""
         buffer = self.buffer
         if buffer.startswith(b"$"):  # the beginning of a packet
             return False
-        foreign = not _PROTOCOL.startswith(buffer[: len(_PROTOCOL)])
+        foreign = not any(word.startswith(buffer[: len(word)]) for word in _BEGINNINGS)
         return foreign or _HEAD_END.search(buffer) is not None
+
+    def _body(self, start: int, size: int) -> bytes:
+        """Read a message's body, or what there is of it when the camera has said too much."""
+        patient_s = self.deadline
+        while len(self.buffer) < start + size:
+            if size - (len(self.buffer) - start) <= _MISCOUNTED:
+                patient_s = min(patient_s, time.monotonic() + _MISCOUNTED_S)
+            try:
+                if not self._receive(patient_s):
+                    break
+            except TimeoutError:
+                if patient_s >= self.deadline:
+                    raise
+                break
+        return bytes(self.buffer[start : start + size])
 
     def _skip_packets(self) -> None:
         """Drop RTP packets that a camera sends before its reply to PLAY.
@@ -242,13 +314,14 @@ class Dialogue:
             del self.buffer[:size]
             self._received -= size
 
-    def _receive(self) -> bool:
+    def _receive(self, until_s: float | None = None) -> bool:
         """Read more into `buffer`; False at the end. Raises `TimeoutError` and `RtspError`."""
         if self._received >= REPLY_MAX_BYTES:
             place = self._target.place
             raise RtspError("server_error", f"{place} sends an endless reply (over 64 kB)")
         try:
-            chunk = self._chunk(min(4096, REPLY_MAX_BYTES - self._received))
+            size_bytes = min(4096, REPLY_MAX_BYTES - self._received)
+            chunk = self._chunk(size_bytes, self.deadline if until_s is None else until_s)
         except TimeoutError:
             raise
         except OSError:  # reset by the peer
@@ -257,10 +330,10 @@ class Dialogue:
         self._received += len(chunk)
         return bool(chunk)
 
-    def _chunk(self, size_bytes: int) -> bytes:
+    def _chunk(self, size_bytes: int, until_s: float) -> bytes:
         """Wait for bytes, in short turns, so that the wait can end when it is no longer wanted."""
         while True:
-            left_s = remaining_s(self.deadline)
+            left_s = remaining_s(until_s)
             self.sock.settimeout(min(left_s, _TURN_S))
             try:
                 return self.sock.recv(size_bytes)
@@ -275,7 +348,10 @@ class Dialogue:
             return RtspError("server_error", f"{place} hangs up when it is given the password")
         if not start:
             hint = "Check the port; a camera also hangs up when too many viewers are connected."
-            return RtspError("not_rtsp", f"{place} closes the connection at once", hint)
+            error = RtspError("not_rtsp", f"{place} closes the connection at once", hint)
+            if not self._attempt.options_first:
+                raise _TryAgain(replace(self._attempt, options_first=True), error)
+            return error
         if start.lstrip().lower().startswith((b"http/", b"<!doctype", b"<html")):
             return RtspError("not_rtsp", f"a web server answers on {place}, not RTSP")
         if re.match(rb"[\x15\x16]\x03[\x00-\x04]", start):
@@ -285,14 +361,29 @@ class Dialogue:
         return RtspError("not_rtsp", f'{place} does not speak RTSP: it says "{said}"')
 
 
+def body_bytes(head: bytes) -> int:
+    """Return the length of the body that a message's head announces."""
+    found = _BODY_BYTES.search(head)
+    return int(found[1]) if found else 0
+
+
+def _is_usable(base: str) -> bool:
+    """Tell whether requests can be sent to a base URL: cameras leave out scheme or host."""
+    try:
+        parts = urlsplit(base)
+    except ValueError:
+        return False
+    return parts.scheme in ("rtsp", "rtsps") and bool(parts.hostname)
+
+
 def _refusal(reply: Reply, target: Address) -> RtspError:
     """Say in words what a reply that is not 2xx means."""
     said = target.show(f"{reply.status} {reply.phrase}")
     if reply.status in _STATUS_WORDS:
         code, words = _STATUS_WORDS[reply.status]
-        return RtspError(code, f"{words} ({reply.status})")
+        return RtspError(code, f"{words} ({reply.status})", status=reply.status)
     if 300 <= reply.status < 400:
         return RtspError("wrong_path", f"redirects to another address ({said})")
     if 400 <= reply.status < 500:
-        return RtspError("wrong_path", f"request refused ({said})")
+        return RtspError("wrong_path", f"request refused ({said})", status=reply.status)
     return RtspError("server_error", f"camera reports an error ({said})")

@@ -35,6 +35,8 @@ class Diagnosis:
 class RtspError(Exception):
     """The camera does not deliver its video, or has stopped to; `diagnosis` says why."""
 
-    def __init__(self, code: str, reason: str, hint: str = "") -> None:
+    def __init__(self, code: str, reason: str, hint: str = "", *, status: int = 0) -> None:
         super().__init__(reason)
         self.diagnosis = Diagnosis(code, reason, hint or _HINTS[code])
+        self.status = status
+        """Of the reply that refused a request; 0 when there was none."""

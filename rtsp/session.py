@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import Final
 from urllib.parse import urlsplit
 
-from rtsp.dialogue import describe, parse_reply
+from rtsp.dialogue import ASKED, ENDED, Reply, body_bytes, describe, parse_reply
 from rtsp.errors import RtspError
 from rtsp.rtp import CodedPicture, RtpReceiver
 from rtsp.sdp import Video
@@ -29,13 +29,10 @@ _UDP_REORDER: Final = 32
 _REPORT_S: Final = 5.0
 _SESSION_TIMEOUT_S: Final = 60.0
 _ANSWER_S: Final = 2.0
+_RANGE_REFUSED: Final = frozenset({400, 456, 457})
+_NOT_OFFERED: Final = frozenset({405, 501, 551})
 _STRAY_BYTES: Final = 1 << 16
 _HEAD_END: Final = b"\r\n\r\n"
-_BODY_BYTES: Final = re.compile(rb"\r\ncontent-length:\s*(\d{1,5})\s*\r\n", re.IGNORECASE)
-_CSEQ: Final = re.compile(rb"\r\ncseq:\s*(\d{1,9})\s*\r\n", re.IGNORECASE)
-# Requests of cameras; some end the session when they get no answer.
-_ASKED: Final = (b"OPTIONS ", b"GET_PARAMETER ", b"SET_PARAMETER ", b"ANNOUNCE ")
-_ENDED: Final = (b"TEARDOWN ", b"REDIRECT ")
 _LARGEST_HEAD: Final = 1 << 14
 _PORT_TRIES: Final = 50
 
@@ -66,6 +63,7 @@ class RtspSession:
         self._rtp_channel = 0
         self._stray_bytes = 0
         self._is_refused = False
+        self._keep_alive_by = "OPTIONS"
         self._session = ""
         self._request_every_s = _SESSION_TIMEOUT_S / 2
         self._report = _empty_report()
@@ -122,11 +120,20 @@ class RtspSession:
         try:
             self._uri = _resolve(self._dialogue.base_uri, video.session_control)
             self._set_up(_resolve(self._uri, video.control), transport)
-            self._dialogue.request("PLAY", self._uri, self._headers({"Range": "npt=0.000-"}))
+            self._ask_to_play()
         except TimeoutError:
             raise RtspError("timeout", "the camera answers too slowly (timeout)") from None
         except (OSError, ValueError):  # it hangs up, or gives unusable URLs
             raise RtspError("server_error", "the camera breaks the dialogue off") from None
+
+    def _ask_to_play(self) -> None:
+        """Ask for all from now on; some cameras want to hear that, others refuse it."""
+        try:
+            self._dialogue.request("PLAY", self._uri, self._headers({"Range": "npt=0.000-"}))
+        except RtspError as error:
+            if error.status not in _RANGE_REFUSED:
+                raise
+            self._dialogue.request("PLAY", self._uri, self._headers())
 
     def _headers(self, more: dict[str, str] | None = None) -> dict[str, str]:
         return {**({"Session": self._session} if self._session else {}), **(more or {})}
@@ -208,13 +215,12 @@ class RtspSession:
             size = 4 + (buffer[at + 2] << 8 | buffer[at + 3])
             self._stray_bytes = 0
             return size if size <= left else 0
-        if buffer.startswith((b"RTSP", *_ASKED, *_ENDED), at):
+        if buffer.startswith((b"RTSP", *ASKED, *ENDED), at):
             end = buffer.find(_HEAD_END, at, at + _LARGEST_HEAD)
             if end < 0:
                 return 0 if left < _LARGEST_HEAD else self._stray(at, left)
             head = bytes(buffer[at : end + 2])
-            body = _BODY_BYTES.search(head)
-            size = len(head) + 2 + (int(body[1]) if body else 0)
+            size = len(head) + 2 + body_bytes(head)
             if size > left:
                 return 0
             self._heed(head)
@@ -224,7 +230,7 @@ class RtspSession:
     def _heed(self, head: bytes) -> None:
         """Act on a reply to a keep-alive, or on a request of the camera's."""
         reply = parse_reply(head)
-        if head.startswith(_ENDED) or (reply is not None and reply.status == 454):
+        if head.startswith(ENDED) or (reply is not None and reply.status == 454):
             raise RtspError("closed", "the camera has ended the session (454)")
         if reply is not None:
             if reply.status == 401:
@@ -232,9 +238,20 @@ class RtspSession:
                 if not self._is_refused:  # ask again at once: the next turn would be too late
                     self._next_request_s = 0.0
             self._is_refused = reply.status == 401
-        elif head.startswith(_ASKED):
-            number = _CSEQ.search(head)
-            self._dialogue.answer(number[1] if number else b"0")
+            self._choose_keep_alive(reply)
+        elif head.startswith(ASKED):
+            self._dialogue.deadline = time.monotonic() + _ANSWER_S
+            self._dialogue.answer(head)
+
+    def _choose_keep_alive(self, reply: Reply) -> None:
+        """Keep the session alive by what the camera offers, or the other when it refuses that."""
+        if any("GET_PARAMETER" in public.upper() for public in reply.all("public")):
+            if self._keep_alive_by == "OPTIONS":  # it may not count as one: send the other at once
+                self._next_request_s = 0.0
+            self._keep_alive_by = "GET_PARAMETER"
+        elif reply.status in _NOT_OFFERED:
+            others = {"OPTIONS": "GET_PARAMETER", "GET_PARAMETER": "OPTIONS"}
+            self._keep_alive_by = others[self._keep_alive_by]
 
     def _stray(self, at: int, left: int) -> int:
         """Return how many bytes to skip up to where a packet may begin again."""
@@ -261,7 +278,7 @@ class RtspSession:
         if now_s >= self._next_request_s:
             self._next_request_s = now_s + self._request_every_s
             self._dialogue.deadline = now_s + _ANSWER_S
-            self._dialogue.send("OPTIONS", self._uri, self._headers())
+            self._dialogue.send(self._keep_alive_by, self._uri, self._headers())
 
 
 def _resolve(base: str, control: str) -> str:

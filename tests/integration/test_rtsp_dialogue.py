@@ -128,6 +128,123 @@ def test_password_required_but_none_given(serve: Serve) -> None:
     assert len(server.requests) == 1
 
 
+def test_a_reply_that_says_to_wait_is_waited_for(serve: Serve) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.reply("100 Continue")
+        peer.reply("200 OK", body=SDP)
+
+    assert ask(serve(script)).code == "ok"
+
+
+def test_a_question_of_the_camera_s_is_answered_at_once(serve: Serve) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"OPTIONS * RTSP/1.0\r\nCSeq: 77\r\n\r\n")
+        if peer.request().startswith("RTSP/1.0 200 OK\r\nCSeq: 77\r\n"):
+            peer.reply("200 OK", body=SDP)
+
+    assert ask(serve(script)).code == "ok"
+
+
+@pytest.mark.parametrize(("surplus", "code"), [(2, "ok"), (16, "ok"), (17, "timeout")])
+def test_a_body_a_little_shorter_than_announced_is_taken(
+    serve: Serve, surplus: int, code: str
+) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        head = f"RTSP/1.0 200 OK\r\nCSeq: 1\r\nContent-Length: {len(SDP) + surplus}\r\n\r\n"
+        peer.send((head + SDP).encode())
+        peer.request()
+
+    assert ask(serve(script), 2.0).code == code
+
+
+def test_a_redirect_is_followed_with_the_login(serve: Serve) -> None:
+    def login(peer: Peer) -> None:
+        peer.request()
+        peer.reply("401 Unauthorized", f"WWW-Authenticate: {DIGEST}")
+        uri = f"rtsp://127.0.0.1:{other.port}/moved"
+        right = expect(peer.request(), uri, "md5", "abc")
+        peer.reply("200 OK" if right else "403 Forbidden", body=SDP)
+
+    def redirect(peer: Peer) -> None:
+        peer.request()
+        peer.reply("302 Moved", f"Location: rtsp://127.0.0.1:{other.port}/moved")
+
+    other = serve(login)
+    assert ask(serve(redirect)).code == "ok"
+
+
+def test_a_redirect_to_another_host_is_not_given_the_login(serve: Serve) -> None:
+    def login(peer: Peer) -> None:
+        peer.request()
+        peer.reply("401 Unauthorized", 'WWW-Authenticate: Basic realm="cam"')
+        peer.request()
+
+    def redirect(peer: Peer) -> None:
+        peer.request()
+        peer.reply("302 Moved", f"Location: rtsp://u:p@localhost:{other.port}/moved")
+
+    other = serve(login)
+    found = ask(serve(redirect))
+    assert (found.code, found.reason) == ("wrong_password", "password required (401)")
+    assert "Authorization" not in "".join(other.requests)
+
+
+def test_a_redirect_in_a_circle_ends(serve: Serve) -> None:
+    def redirect(peer: Peer) -> None:
+        peer.request()
+        peer.reply("302 Moved", f"Location: rtsp://127.0.0.1:{server.port}/live")
+
+    server = serve(redirect)
+    found = ask(server)
+    assert (found.code, found.reason) == (
+        "wrong_path",
+        "redirects to another address (302 Moved)",
+    )
+    assert server.connections == 4
+
+
+def test_a_camera_that_wants_to_hear_options_first(serve: Serve) -> None:
+    def script(peer: Peer) -> None:
+        if peer.request().startswith("OPTIONS "):
+            peer.reply("200 OK", "Public: DESCRIBE, SETUP, PLAY")
+            peer.request()
+            peer.reply("200 OK", body=SDP)
+
+    server = serve(script)
+    assert ask(server).code == "ok"
+    assert server.connections == 2
+
+
+def test_a_camera_that_hangs_up_behind_its_401(serve: Serve) -> None:
+    """It takes the login of its next connection; the password is still given once."""
+
+    def script(peer: Peer) -> None:
+        request = peer.request()
+        if "Authorization" in request:
+            right = expect(request, f"rtsp://127.0.0.1:{server.port}/live", "md5", "abc")
+            peer.reply("200 OK" if right else "401 Unauthorized", body=SDP)
+        else:
+            peer.reply("401 Unauthorized", f"WWW-Authenticate: {DIGEST}", "Connection: Close")
+
+    server = serve(script)
+    assert ask(server).code == "ok"
+    assert len(server.requests) == 2
+
+
+def test_a_camera_that_hangs_up_behind_its_401_is_given_the_password_once(serve: Serve) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.reply("401 Unauthorized", f"WWW-Authenticate: {DIGEST}", "Connection: close")
+
+    server = serve(script)
+    found = ask(server)
+    assert (found.code, found.reason) == ("wrong_password", "wrong password (401)")
+    assert sum("Authorization" in request for request in server.requests) == 1
+
+
 def hang_up_at_password(peer: Peer) -> None:
     peer.request()
     peer.reply("401 Unauthorized", f"WWW-Authenticate: {DIGEST}")
@@ -138,7 +255,8 @@ def hang_up_at_password(peer: Peer) -> None:
     ("script", "code", "words"),
     [
         (lambda p: p.reply("404 Not Found"), "wrong_path", "no such stream path (404)"),
-        (lambda p: p.reply("302 Moved", "Location: rtsp://x/"), "wrong_path", "redirects"),
+        (lambda p: p.reply("302 Moved", "Location: http://x/"), "wrong_path", "redirects"),
+        (lambda p: p.reply("302 Moved"), "wrong_path", "redirects"),
         (lambda p: p.reply("503 Busy"), "server_error", "(503 Busy)"),
         (lambda p: p.reply("403 Forbidden"), "wrong_password", "access denied (403)"),
         (lambda p: p.reply("401 Unauthorized"), "server_error", "unknown way"),

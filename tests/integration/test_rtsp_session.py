@@ -139,6 +139,9 @@ def wait_until(condition: Callable[[], bool]) -> None:
         ("", "", "X: y", "/live", "{url}/live"),
         ("a=control:rtsp://other/x\r\n", "", "X: y", "/live", "rtsp://other/x"),
         ("a=control:t\r\n", "a=control:rtsp://other/y/\r\n", "X: y", "/", "rtsp://other/y/t"),
+        ("a=control:t\r\n", "", "Content-Base: 127.0.0.1/live/", "/live", "{url}/live/t"),
+        ("a=control:t\r\n", "", "Content-Base: rtsp:///", "/live", "{url}/live/t"),
+        ("a=control:t\r\n", "", "Content-Base: rtsp://[::1/", "/live", "{url}/live/t"),
     ],
 )
 def test_the_address_of_the_track(
@@ -238,6 +241,75 @@ def test_signs_of_life_come_in_time(serve: Serve) -> None:
     assert b"$\x01\x00\x1c\x80\xc9\x00\x01" in heard
 
 
+class KeptAlive(Camera):
+    """Answers keep-alives as told, by their method."""
+
+    def __init__(self, answers: dict[str, str]) -> None:
+        super().__init__(session_header="Session: abc;timeout=2", linger=False)
+        self.answers = answers
+        self.kept_by: list[str] = []
+
+    def __call__(self, peer: Peer) -> None:
+        super().__call__(peer)
+        text = b""
+        while chunk := peer.sock.recv(4096):
+            text += chunk
+            while found := re.search(rb"([A-Z_]+) rtsp://.*?\r\n\r\n", text, re.DOTALL):
+                text = text[found.end() :]
+                self.kept_by.append(found[1].decode())
+                answer = self.answers.get(self.kept_by[-1], "200 OK\r\nCSeq: 9")
+                peer.send(f"RTSP/1.0 {answer}\r\n\r\n".encode())
+
+
+@pytest.mark.parametrize(
+    ("answers", "kept_by"),
+    [
+        ({}, ["OPTIONS", "OPTIONS", "OPTIONS"]),
+        (
+            {"OPTIONS": "200 OK\r\nCSeq: 9\r\nPublic: DESCRIBE, GET_PARAMETER"},
+            ["OPTIONS", "GET_PARAMETER", "GET_PARAMETER"],
+        ),
+        ({"OPTIONS": "501 No\r\nCSeq: 9"}, ["OPTIONS", "GET_PARAMETER", "GET_PARAMETER"]),
+        (
+            {
+                "OPTIONS": "200 OK\r\nCSeq: 9\r\nPublic: get_parameter",
+                "GET_PARAMETER": "405 No\r\nCSeq: 9",
+            },
+            ["OPTIONS", "GET_PARAMETER", "OPTIONS"],
+        ),
+    ],
+)
+def test_a_session_is_kept_by_what_the_camera_offers(
+    serve: Serve, answers: dict[str, str], kept_by: list[str]
+) -> None:
+    camera = KeptAlive(answers)
+    session = opened(serve(camera))
+    until_s = time.monotonic() + WAIT_S
+    while len(camera.kept_by) < len(kept_by):
+        assert time.monotonic() < until_s
+        session.read(0.1)
+    session.close()
+    assert camera.kept_by[: len(kept_by)] == kept_by
+
+
+def test_a_camera_that_takes_no_range_plays_without(serve: Serve) -> None:
+    class Picky(Camera):
+        def __call__(self, peer: Peer) -> None:
+            for answer in (("200 OK", SDP.format(session="", control="")), ("200 OK", "")):
+                peer.request()
+                peer.reply(answer[0], "Session: abc", body=answer[1])
+            while "Range" in peer.request():
+                peer.reply("457 Invalid Range")
+            peer.reply("200 OK")
+            self.play(peer)
+
+    server = serve(Picky())
+    session = opened(server)
+    assert len(pictures_of(session, 5)) == 5
+    session.close()
+    assert [r.split(" ")[0] for r in server.requests] == ["DESCRIBE", "SETUP", "PLAY", "PLAY"]
+
+
 @pytest.mark.parametrize(
     ("refuse", "code", "words"),
     [
@@ -329,6 +401,7 @@ def test_what_the_camera_asks_is_answered(serve: Serve, method: str) -> None:
 
     camera = Camera(play=play)
     session = opened(serve(camera))
+    session._dialogue.deadline = 0.0  # the handshake was long ago
     assert len(pictures_of(session, 5)) == 5
     wait_until(lambda: b"RTSP/1.0 200 OK\r\nCSeq: 77\r\n\r\n" in b"".join(camera.heard))
     session.close()
