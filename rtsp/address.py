@@ -55,7 +55,9 @@ def parse_url(url: str) -> Address:
     user = unquote_to_bytes(parts.username or "").decode("latin-1")
     password = unquote_to_bytes(parts.password or "").decode("latin-1")
     # An @ only after the host: a / ? or # in the password cut it, and "host" would be the user.
-    cut = "@" in rest and "@" not in parts.netloc
+    # Behind a path, though, a query may hold one: ?user=a&password=P@ss.
+    before_query = parts.path or parts.query
+    cut = "@" in before_query + parts.fragment and "@" not in parts.netloc
     broken = cut or any(char < " " for char in user)  # a line break would forge headers
     if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or not port or broken:
         raise ValueError

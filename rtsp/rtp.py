@@ -5,6 +5,7 @@ Source: RFC 3550 (RTP), RFC 6184 (H.264), RFC 7798 (H.265), RFC 2435 (JPEG, in `
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +17,7 @@ _LARGEST_PICTURE_BYTES: Final = 16_000_000
 _NEAR: Final = 1 << 15
 _REORDER_S: Final = 0.05  # on a LAN packets are out of order by milliseconds at most
 _RESTARTED: Final = 3000  # a sequence number that far back is a restart, not an old packet
+_START_CODES: Final = re.compile(rb"\x00{2,}\x01")  # not possible inside a NAL unit
 _H264_STAP_A: Final = 24
 _H264_FU_A: Final = 28
 _H265_AP: Final = 48
@@ -126,7 +128,7 @@ class RtpReceiver:
         self._is_open = True
         self._arrival_s = arrival_s
         self._assembler.add(_payload(packet), after_loss=lost)
-        if packet[1] & 0x80:
+        if packet[1] & 0x80 and not self._assembler.is_midway:
             self._finish(pictures, torn=False)
 
     def _finish(self, pictures: list[CodedPicture], *, torn: bool) -> None:
@@ -188,12 +190,19 @@ class NalAssembler:
         else:
             self._add_h265(payload)
 
+    @property
+    def is_midway(self) -> bool:
+        """Tell whether a NAL unit is under way, whatever a marker bit says."""
+        return bool(self._fragments)
+
     def finish(self, *, torn: bool) -> tuple[bool, bytes, bool] | None:
         """Return (is a keyframe, Annex B, is torn) and begin the next picture.
 
         `None` while there is no slice: what came belongs to the next picture.
         """
-        torn |= self._torn or bool(self._fragments)
+        if self._fragments and not torn:  # nothing was lost: its end was just not marked
+            self._end_fragment()
+        torn |= self._torn
         self._fragments.clear()
         self._torn = False
         if not self._has_slice:
@@ -264,11 +273,23 @@ class NalAssembler:
             return
         self._fragments.append(rest)
         if flags & 0x40:
-            unit = b"".join(self._fragments)
-            self._fragments = []
-            self._add_unit(unit)
+            self._end_fragment()
+
+    def _end_fragment(self) -> None:
+        unit = b"".join(self._fragments)
+        self._fragments = []
+        self._add_unit(unit)
 
     def _add_unit(self, unit: bytes) -> None:
+        """Take a NAL unit; some cameras put several into one, with start codes between them."""
+        if START_CODE[1:] not in unit:
+            self._take_unit(unit)
+            return
+        for part in _START_CODES.split(unit):
+            if part:
+                self._take_unit(part)
+
+    def _take_unit(self, unit: bytes) -> None:
         seen = identify(unit, self._codec)
         # Parameter sets between two slices would make a decoder begin another picture.
         if seen.is_delimiter or (seen.is_set and self._has_slice):

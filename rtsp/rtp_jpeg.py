@@ -58,6 +58,9 @@ class JpegAssembler:
         self._scan = bytearray()
         self._broken = False
 
+    is_midway = False
+    """Its end is what the marker bit says."""
+
     def add(self, payload: bytes, *, after_loss: bool) -> None:
         """Take the next payload; `after_loss` when packets before it are missing."""
         self._broken |= after_loss and bool(self._scan)

@@ -93,6 +93,6 @@ def _parameter_sets(fmtp: str) -> tuple[bytes, ...]:
         for word in found.get(name, "").split(","):
             try:
                 units.append(base64.b64decode(word + "=" * (-len(word) % 4), validate=True))
-            except binascii.Error:
+            except (binascii.Error, ValueError):  # not ASCII
                 continue
     return tuple(unit for unit in units if unit)

@@ -59,6 +59,8 @@ class RtspSession:
         self.codec = _CODECS[video.codec]
         """h264, h265 or mjpeg."""
         self._udp: tuple[socket.socket, ...] = ()
+        self._udp_host = ""
+        self._udp_reports_to: tuple[object, ...] = ()
         self._poll = select.poll()
         self._rtp_channel = 0
         self._stray_bytes = 0
@@ -159,12 +161,14 @@ class RtspSession:
         """Send a packet from each port to the camera's, so that firewalls let its packets in."""
         ports = re.search(r"server_port\s*=\s*(\d{1,5})(?:-(\d{1,5}))?", granted, re.IGNORECASE)
         peer = self._dialogue.sock.getpeername()
+        self._udp_host = peer[0]
         for number, sock in enumerate(self._udp):
             port = int((ports[number + 1] if ports else None) or 0)
-            with suppress(OSError):
-                if 0 < port < 1 << 16:  # from then on only the camera's packets are taken
-                    sock.connect((peer[0], port, *peer[2:]))
-                    sock.send(self._report if number else b"\x80\0\0\0" + bytes(8))
+            if 0 < port < 1 << 16:
+                self._udp_reports_to = (peer[0], port, *peer[2:])
+                with suppress(OSError):
+                    report = self._report if number else b"\x80\0\0\0" + bytes(8)
+                    sock.sendto(report, self._udp_reports_to)
 
     # Playing.
 
@@ -179,10 +183,11 @@ class RtspSession:
         for sock in self._udp:
             while True:
                 try:
-                    packet = sock.recv(_CHUNK_BYTES, socket.MSG_DONTWAIT)
+                    packet, sender = sock.recvfrom(_CHUNK_BYTES, socket.MSG_DONTWAIT)
                 except (BlockingIOError, ConnectionRefusedError):
                     break
-                if sock is self._udp[0]:
+                # Of any port: some cameras send from another one than they said.
+                if sock is self._udp[0] and sender[0] == self._udp_host:
                     self._receiver.feed(packet, time.monotonic(), pictures)
         self._receive_tcp(pictures)
 
@@ -270,7 +275,8 @@ class RtspSession:
             self._next_report_s = now_s + _REPORT_S
             if self._udp:
                 with suppress(OSError):
-                    self._udp[1].send(self._report)
+                    if self._udp_reports_to:
+                        self._udp[1].sendto(self._report, self._udp_reports_to)
             else:
                 head = bytes([0x24, self._rtp_channel + 1]) + len(self._report).to_bytes(2, "big")
                 self._dialogue.sock.settimeout(_ANSWER_S)

@@ -435,11 +435,13 @@ def test_a_lot_of_video_before_the_answer_to_play(serve: Serve) -> None:
     session.close()
 
 
-def test_udp_from_the_camera_only(serve: Serve) -> None:
+@pytest.mark.parametrize("said", [0, 1])
+def test_udp_from_the_camera_only(serve: Serve, said: int) -> None:
+    """From its address; some send from another port than they said."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         sender.bind(("127.0.0.1", 0))
         camera = Camera(
-            setup=f"Transport: RTP/AVP;unicast;server_port={sender.getsockname()[1]}",
+            setup=f"Transport: RTP/AVP;unicast;server_port={sender.getsockname()[1] + said}",
             play=lambda peer: None,
         )
         server = serve(camera)
@@ -448,6 +450,7 @@ def test_udp_from_the_camera_only(serve: Serve) -> None:
         assert ports is not None
         assert int(ports[1]) % 2 == 0
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+            stranger.bind(("127.0.0.2", 0))
             for one in packets(3, start=1000):
                 stranger.sendto(one, ("127.0.0.1", int(ports[1])))
         assert session.read(0.3) == []

@@ -171,6 +171,7 @@ def test_codec_of_the_first_video_section(media: str, codec: str | None) -> None
         ("rtsp://[::1]/x", "rtsp://[::1]:554/x"),
         ("rtsps://cam", "rtsps://cam:322"),
         ("RTSP://CAM/\u00e4", "rtsp://cam:554/%C3%A4"),
+        ("rtsp://cam/x?user=a&password=P@ss", "rtsp://cam:554/x?user=a&password=P@ss"),
     ],
 )
 def test_request_uri_has_no_credentials(url: str, uri: str) -> None:
@@ -182,7 +183,7 @@ def test_request_uri_has_no_credentials(url: str, uri: str) -> None:
     [
         "", "cam", "http://cam/", "rtsp://", "rtsp:///x", "rtsp://cam:0/", "rtsp://cam:99999/",
         "rtsp://u:CANARY@cam:port/", "rtsp://[::1/", "rtsp://u:12/CANARY@cam/x",
-        "rtsp://u:CANARY#x@cam/x", "rtsp://u%0d%0aX: y:CANARY@cam/", "rtsp://u:\ud800@cam/",
+        "rtsp://u:CANARY#x@cam/x", "rtsp://u:12?CANARY@cam/x", "rtsp://u%0d%0aX: y:CANARY@cam/", "rtsp://u:\ud800@cam/",
     ],
 )  # fmt: skip
 def test_unusable_addresses_are_said_without_showing_them(url: str) -> None:

@@ -271,3 +271,37 @@ def test_packets_of_padding_alone_tear_nothing() -> None:
     padding = bytes([bare[0] | 0x20]) + bare[1:2] + (len(packets)).to_bytes(2, "big") + bare[4:]
     found = received([*packets, padding + b"\0\0\0\4"])
     assert [p.torn for p in found] == [False] * 3
+
+
+def with_marker(packets: list[bytes], *, on: bool) -> list[bytes]:
+    return [bytes([p[0], p[1] & 0x7F | 0x80 * on]) + p[2:] for p in packets]
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_a_marker_bit_on_every_packet_or_on_none_changes_no_picture(on: bool) -> None:
+    pictures = [list(picture.nals) for picture in CLIP.pictures[:12]]
+    usual = received(packets_of(pictures))
+    found = received(with_marker(packets_of(pictures), on=on))
+    ring = {p.position_s: b"" for p in found}
+    for p in found:  # several slices come as parts of one position
+        ring[p.position_s] += p.data
+    assert list(ring.values())[: len(usual) - 1] == [p.data for p in usual[:-1]]
+    assert not any(p.torn for p in found)
+
+
+def test_a_last_fragment_without_its_end_bit_is_the_last_all_the_same() -> None:
+    packets = packets_of([[SPS, PPS, KEY], [PLAIN], [PLAIN], [PLAIN]])
+    without = [p[:13] + bytes([p[13] & 0xBF]) + p[14:] if p[12] & 31 == 28 else p for p in packets]
+    found = received(without)
+    assert [p.data for p in found] == [annex_b(SPS, PPS, KEY), annex_b(PLAIN), annex_b(PLAIN)]
+    assert [p.torn for p in found] == [False] * 3
+
+
+@pytest.mark.parametrize("code", [b"\0\0\1", b"\0\0\0\1"])
+def test_start_codes_inside_a_unit_part_it(code: bytes) -> None:
+    usual = received(packets_of([[SPS, PPS, KEY], [PLAIN]]))
+    glued = [[code + code.join((SPS, PPS, KEY))], [code + PLAIN]]
+    assert [p.data for p in received(packets_of(glued))] == [p.data for p in usual]
+    behind = [[SPS + code + PPS + code + KEY], [DELIMITER + code + PLAIN]]
+    found = received(packets_of(behind))
+    assert [(p.key, p.data) for p in found] == [(p.key, p.data) for p in usual]

@@ -51,3 +51,11 @@ def test_a_video_that_can_be_received_comes_before_another() -> None:
     assert [(v.codec, v.control) for v in found if v] == [
         *(("H264", "track2"), ("MP4V-ES", "track1"))
     ]
+
+
+def test_parameter_sets_that_are_no_base64_are_left_out() -> None:
+    text = "v=0\nm=video 0 RTP/AVP 96\na=rtpmap:96 H264/90000\n"
+    fmtp = "a=fmtp:96 sprop-parameter-sets=\xe4Z0IA,Z0IAHw==,***\n"
+    video = first_video(text + fmtp)
+    assert video is not None
+    assert video.parameter_sets == (b"\x67\x42\x00\x1f",)
