@@ -205,8 +205,9 @@ class NalAssembler:
         torn |= self._torn
         self._fragments.clear()
         self._torn = False
-        if not self._has_slice:
+        if not self._has_slice:  # what has come belongs to the next picture
             self._loss_before |= torn
+            self._continues = False
             return None
         key = self._is_key
         units = self._units

@@ -10,6 +10,7 @@ from typing import Final
 _DYNAMIC_TABLES: Final = 128  # from this quality on the camera sends its tables
 _RESTART_TYPES: Final = range(64, 128)
 _LUMA_SAMPLING: Final = {0: 0x21, 1: 0x22}
+_START: Final = b"\xff\xd8"
 _END: Final = b"\xff\xd9"
 _LARGEST_BYTES: Final = 16_000_000
 
@@ -96,6 +97,8 @@ class JpegAssembler:
         self._begin()
         if broken or not scan:
             return None
+        if scan.startswith(_START):  # some cameras send the whole file
+            return scan
         return head + scan + (b"" if scan.rstrip(b"\0").endswith(_END) else _END)
 
 

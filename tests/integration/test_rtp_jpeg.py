@@ -111,3 +111,16 @@ def test_a_picture_too_large_for_its_packets_to_tell(tmp_path: Path) -> None:
     bgr = decode_jpeg(found[0].data)
     assert bgr is not None
     assert np.array_equal(bgr, shown)
+
+
+def test_a_scan_that_is_a_whole_file_is_taken_as_it_is(tmp_path: Path) -> None:
+    wide_jpeg(tmp_path / "a.jpg", 85)
+    whole = (tmp_path / "a.jpg").read_bytes()
+    size = 1000
+    packets = []
+    for number, start in enumerate(range(0, len(whole), size)):
+        last = start + size >= len(whole)
+        head = bytes([0x80, 26 | 0x80 * last]) + number.to_bytes(2, "big") + bytes(8)
+        described = b"\0" + start.to_bytes(3, "big") + bytes([1, 50, 80, 45])
+        packets.append(head + described + whole[start : start + size])
+    assert [p.data for p in received(packets)] == [whole]

@@ -305,3 +305,23 @@ def test_start_codes_inside_a_unit_part_it(code: bytes) -> None:
     behind = [[SPS + code + PPS + code + KEY], [DELIMITER + code + PLAIN]]
     found = received(packets_of(behind))
     assert [(p.key, p.data) for p in found] == [(p.key, p.data) for p in usual]
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_sets_with_the_stamp_of_the_picture_before_belong_to_the_next(marked: bool) -> None:
+    """As of cameras that send them right behind a picture, with or without marker bits."""
+    pictures = [[SPS, PPS, KEY], [PLAIN], [SPS], [PPS], [KEY], [PLAIN]]
+    stamps = [0, 1, 1, 1, 2, 3]
+    packets: list[bytes] = []
+    for units, stamp in zip(pictures, stamps, strict=True):
+        one = packets_of([units], start=len(packets), ticks=1000 + stamp * TICKS)
+        has_slice = units[0] not in (SPS, PPS) or len(units) > 1
+        packets += one if has_slice or marked else with_marker(one, on=False)
+    found = received(packets)
+    assert [(p.key, p.data) for p in found] == [
+        (True, annex_b(SPS, PPS, KEY)),
+        (False, annex_b(PLAIN)),
+        (True, annex_b(SPS, PPS, KEY)),
+        (False, annex_b(PLAIN)),
+    ]
+    assert not any(p.torn for p in found)
