@@ -22,7 +22,6 @@ _GAP_PERIODS: Final = 1.6
 _IRREGULAR_SHARE: Final = 0.2  # more wide gaps: the frame rate varies, nothing is lost
 _RECENT: Final = 50
 _BACK_STEPS: Final = 3  # so many among the recent pictures mean B-frames
-_SAME_PICTURE_S: Final = 1e-6
 
 
 @dataclass(slots=True)
@@ -77,7 +76,7 @@ class PacketRing:
     def append(self, picture: CodedPicture) -> None:
         """Add one picture as it came."""
         last_s, position_s = self._last_position_s, picture.position_s
-        if last_s is not None and abs(position_s - last_s) < _SAME_PICTURE_S:
+        if last_s is not None and picture.continues:
             self._merge(picture)
             return
         self._pictures_seen += 1

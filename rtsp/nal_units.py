@@ -20,6 +20,7 @@ _H264_INTRA_SLICES: Final = frozenset({2, 4, 7, 9})
 _H264_HIGH_PROFILES: Final = frozenset({100, 110, 122, 244, 44, 83, 86, 118, 128})
 _CHROMA_444: Final = 3
 _HEAD_BYTES: Final = 32
+_SPS_BYTES: Final = 256
 _RECOVERY_POINT: Final = 6
 _H265_SLICES: Final = range(32)
 _H265_IRAP: Final = range(16, 24)
@@ -84,13 +85,15 @@ def holds_slice(picture: bytes, codec: str) -> bool:
 class _Bits:
     """Read the bits of a NAL unit after its first byte. Raises `ValueError` at the end."""
 
-    def __init__(self, unit: bytes) -> None:
-        plain = unit[1:_HEAD_BYTES].replace(b"\0\0\3", b"\0\0")  # emulation prevention
+    def __init__(self, unit: bytes, size: int = _HEAD_BYTES) -> None:
+        plain = unit[1:size].replace(b"\0\0\3", b"\0\0")  # emulation prevention
         self._bits = "".join(f"{byte:08b}" for byte in plain)
         self._at = 0
 
     def number(self, bits: int) -> int:
         self._at += bits
+        if self._at > len(self._bits):
+            raise ValueError("the unit is cut short")
         return int(self._bits[self._at - bits : self._at], 2)
 
     def golomb(self) -> int:
@@ -129,8 +132,37 @@ def follows(keyframe: bytes, earlier: bytes, later: bytes) -> bool:
         return False
 
 
+def may_hold_fields(sps: bytes) -> bool:
+    """Tell whether pictures of an H.264 stream may be two fields each, by its parameter set."""
+    try:
+        bits = _Bits(sps, _SPS_BYTES)
+        _skip_to_frame_number_bits(bits)
+        bits.golomb()  # log2_max_frame_num_minus4
+        order_type = bits.golomb()
+        if order_type == 0:
+            bits.golomb()  # log2_max_pic_order_cnt_lsb_minus4
+        elif order_type == 1:
+            bits.number(1)
+            for _ in range(2):
+                bits.golomb()  # offsets, signed: as long as unsigned ones
+            for _ in range(bits.golomb()):
+                bits.golomb()
+        bits.golomb()  # max_num_ref_frames
+        bits.number(1)
+        bits.golomb()  # width, height
+        bits.golomb()
+        return bits.number(1) == 0  # frame_mbs_only_flag
+    except ValueError:
+        return False
+
+
 def _frame_number_bits(sps: bytes) -> int:
     bits = _Bits(sps)
+    _skip_to_frame_number_bits(bits)
+    return bits.golomb() + 4
+
+
+def _skip_to_frame_number_bits(bits: _Bits) -> None:
     profile = bits.number(8)
     bits.number(16)
     bits.golomb()  # seq_parameter_set_id
@@ -142,7 +174,6 @@ def _frame_number_bits(sps: bytes) -> int:
         bits.number(1)
         if bits.number(1):
             raise ValueError("scaling lists are not read")
-    return bits.golomb() + 4
 
 
 def _frame_number(slice_: bytes, width: int) -> int:

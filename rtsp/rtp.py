@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from rtsp.nal_units import START_CODE, identify, is_intra
+from rtsp.nal_units import START_CODE, identify, is_intra, may_hold_fields
 from rtsp.rtp_jpeg import JpegAssembler
 
 _HEADER_BYTES: Final = 12
@@ -18,6 +18,7 @@ _NEAR: Final = 1 << 15
 _REORDER_S: Final = 0.05  # on a LAN packets are out of order by milliseconds at most
 _RESTARTED: Final = 3000  # a sequence number that far back is a restart, not an old packet
 _START_CODES: Final = re.compile(rb"\x00{2,}\x01")  # not possible inside a NAL unit
+_H264_SPS: Final = 7
 _H264_STAP_A: Final = 24
 _H264_FU_A: Final = 28
 _H265_AP: Final = 48
@@ -30,7 +31,8 @@ class CodedPicture:
 
     `position_s` is the stream's own time, `arrival_s` the monotonic clock when its last packet
     came. `data` is Annex B with all parameter sets before a keyframe, or a JPEG. `torn`: a part of
-    it, or something lost right before it that it depends on, is missing.
+    it, or something lost right before it that it depends on, is missing. `continues`: it is more of
+    the picture before it, whose end seemed to have come.
     """
 
     position_s: float
@@ -38,6 +40,7 @@ class CodedPicture:
     key: bool
     data: bytes
     torn: bool
+    continues: bool = False
 
 
 class RtpReceiver:
@@ -67,7 +70,9 @@ class RtpReceiver:
         self._expected: int | None = None
         self._is_other_source = False
         self._early: dict[int, tuple[bytes, float]] = {}
-        self._ticks = 0
+        self._ticks = self._step = 0
+        self._same_stamp = self._same_stamp_before = 0
+        """Pictures with the present stamp so far, and with the one before."""
         self._timestamp: int | None = None
         self._is_open = False
         self._has_ended = False
@@ -120,30 +125,51 @@ class RtpReceiver:
                 self._finish(pictures, torn=lost)
             before = timestamp if self._timestamp is None else self._timestamp
             step = (timestamp - before) & 0xFFFF_FFFF
-            self._ticks += step - (1 << 32) if step >> 31 else step
+            self._step = step - (1 << 32) if step >> 31 else step
+            self._ticks += self._step
             self._timestamp = timestamp
             self._has_ended = False
+            self._same_stamp_before, self._same_stamp = self._same_stamp, 0
         elif self._has_ended and not self._is_open and isinstance(self._assembler, NalAssembler):
             self._assembler.go_on()
         self._is_open = True
         self._arrival_s = arrival_s
         self._assembler.add(_payload(packet), after_loss=lost)
+        if isinstance(self._assembler, NalAssembler):
+            for built in self._assembler.take_built():
+                self._hand_over(built, pictures)
         if packet[1] & 0x80 and not self._assembler.is_midway:
             self._finish(pictures, torn=False)
 
     def _finish(self, pictures: list[CodedPicture], *, torn: bool) -> None:
         self._is_open = False
-        position_s = self._ticks / self._clock_hz
         if isinstance(self._assembler, JpegAssembler):
+            position_s = self._ticks / self._clock_hz
             jpeg = self._assembler.finish()
             if jpeg is not None and not torn:
                 pictures.append(CodedPicture(position_s, self._arrival_s, True, jpeg, False))
             return
-        found = self._assembler.finish(torn=torn)
-        if found is not None:
+        built = self._assembler.finish(torn=torn)
+        if built is not None:
             self._has_ended = True
-            key, data, is_torn = found
-            pictures.append(CodedPicture(position_s, self._arrival_s, key, data, is_torn))
+            self._hand_over(built, pictures)
+
+    def _hand_over(self, built: _Built, pictures: list[CodedPicture]) -> None:
+        """Give a picture its position; those that share a stamp are spread up to the next one."""
+        if not built.continues:
+            self._same_stamp += 1
+        place = max(0, self._same_stamp - 1)
+        ticks = self._ticks + self._step * place / max(self._same_stamp_before, place + 1)
+        pictures.append(
+            CodedPicture(
+                position_s=ticks / self._clock_hz,
+                arrival_s=self._arrival_s,
+                key=built.key,
+                data=built.data,
+                torn=built.torn,
+                continues=built.continues,
+            )
+        )
 
 
 def _payload(packet: bytes) -> bytes:
@@ -157,6 +183,16 @@ def _payload(packet: bytes) -> bytes:
     return packet[start:end]
 
 
+@dataclass(frozen=True, slots=True)
+class _Built:
+    """A picture that is complete, as far as packets tell."""
+
+    key: bool
+    data: bytes
+    torn: bool
+    continues: bool
+
+
 class NalAssembler:
     """Join payloads of H.264 or H.265 to pictures, one after the other."""
 
@@ -168,6 +204,8 @@ class NalAssembler:
         for unit in parameter_sets:
             self._sets.setdefault(identify(unit, codec).kind, []).append(unit)
         self._sets_come = False
+        self._fields_of = (b"", False)
+        self._built: list[_Built] = []
         self._units: list[bytes] = []
         self._fragments: list[bytes] = []
         self._size_bytes = 0
@@ -195,8 +233,13 @@ class NalAssembler:
         """Tell whether a NAL unit is under way, whatever a marker bit says."""
         return bool(self._fragments)
 
-    def finish(self, *, torn: bool) -> tuple[bool, bytes, bool] | None:
-        """Return (is a keyframe, Annex B, is torn) and begin the next picture.
+    def take_built(self) -> list[_Built]:
+        """Return pictures that the beginning of another one has ended."""
+        built, self._built = self._built, []
+        return built
+
+    def finish(self, *, torn: bool) -> _Built | None:
+        """Return the picture that has come, and begin the next one.
 
         `None` while there is no slice: what came belongs to the next picture.
         """
@@ -220,12 +263,13 @@ class NalAssembler:
         stands_alone = key and (self._has_sps or not self._sets_come)
         self._sets_come |= self._has_sps
         is_torn = torn or (self._loss_before and not stands_alone)
+        built = _Built(key, data, is_torn, self._continues)
         self._units = []
         self._sets_here = {}
         self._size_bytes = 0
         self._loss_before = self._continues = False
         self._has_slice = self._has_sps = self._is_key = False
-        return key, data, is_torn
+        return built
 
     def go_on(self) -> None:
         """Treat what follows as more of the picture that `finish` has returned."""
@@ -276,6 +320,17 @@ class NalAssembler:
         if flags & 0x40:
             self._end_fragment()
 
+    def _has_fields(self) -> bool:
+        """Tell whether two first slices may be the fields of one frame."""
+        if self._codec != "h264":
+            return False
+        sets = self._sets_here.get(_H264_SPS) or self._sets.get(_H264_SPS)
+        if not sets:
+            return False
+        if self._fields_of[0] != sets[-1]:
+            self._fields_of = (sets[-1], may_hold_fields(sets[-1]))
+        return self._fields_of[1]
+
     def _end_fragment(self) -> None:
         unit = b"".join(self._fragments)
         self._fragments = []
@@ -292,6 +347,10 @@ class NalAssembler:
 
     def _take_unit(self, unit: bytes) -> None:
         seen = identify(unit, self._codec)
+        if seen.is_slice and seen.is_first and not self._has_fields():
+            self._continues = False  # it begins a picture, whatever its stamp
+            if self._has_slice and (built := self.finish(torn=False)) is not None:
+                self._built.append(built)
         # Parameter sets between two slices would make a decoder begin another picture.
         if seen.is_delimiter or (seen.is_set and self._has_slice):
             return

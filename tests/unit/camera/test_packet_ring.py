@@ -32,6 +32,7 @@ class Packet:
     key: bool
     data: bytes
     shot_s: float
+    continues: bool = False
 
 
 def stream(
@@ -57,7 +58,9 @@ def stream(
 
 
 def coded(packet: Packet, *, torn: bool = False) -> CodedPicture:
-    return CodedPicture(packet.position_s, packet.arrival_s, packet.key, packet.data, torn)
+    return CodedPicture(
+        packet.position_s, packet.arrival_s, packet.key, packet.data, torn, packet.continues
+    )
 
 
 def feed(ring: PacketRing, packets: Iterable[Packet]) -> None:
@@ -316,7 +319,10 @@ def in_parts(count: int) -> list[Packet]:
     return [
         part
         for p in stream(count)
-        for part in (p, replace(p, arrival_s=p.arrival_s + 0.001, data=b"more" + p.data))
+        for part in (
+            p,
+            replace(p, arrival_s=p.arrival_s + 0.001, data=b"more" + p.data, continues=True),
+        )
     ]
 
 

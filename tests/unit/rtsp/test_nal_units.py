@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from rtsp.nal_units import START_CODE, Unit, follows, identify, is_intra
+from rtsp.nal_units import START_CODE, Unit, follows, identify, is_intra, may_hold_fields
 from simulator import clip
+from tests.rigs.gops import encode, moving_noise
 
 CLIP = Path(__file__).parents[3] / "demo" / "clips" / "entry.h264"
 
@@ -85,3 +86,19 @@ def test_pictures_that_were_encoded_next_to_each_other(name: str) -> None:
 @pytest.mark.parametrize("broken", [b"", b"\0\0\0\1\x67\x64", b"\0\0\0\1\x41", b"noise"])
 def test_what_cannot_be_told_does_not_follow(broken: bytes) -> None:
     assert not follows(broken, broken, broken)
+
+
+@pytest.mark.parametrize(
+    ("options", "fields"),
+    [
+        ("interlaced=1", True),
+        ("interlaced=0", False),
+        ("fake-interlaced=1", True),
+        ("profile=high444:bframes=0", False),
+    ],
+)
+def test_interlaced_streams_may_hold_fields(options: str, fields: bool) -> None:
+    coded = encode("libx264", options, moving_noise(2))
+    [sps] = [unit for unit in coded[0].split(START_CODE) if unit[:1] and unit[0] & 0x1F == 7]
+    assert may_hold_fields(sps) == fields
+    assert not may_hold_fields(sps[:6])

@@ -325,3 +325,31 @@ def test_sets_with_the_stamp_of_the_picture_before_belong_to_the_next(marked: bo
         (False, annex_b(PLAIN)),
     ]
     assert not any(p.torn for p in found)
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_two_pictures_that_share_a_stamp_are_two(marked: bool) -> None:
+    pictures = [list(picture.nals) for picture in CLIP.pictures[:12]]
+    packets: list[bytes] = []
+    for number, units in enumerate(pictures):
+        packets += packets_of([units], start=len(packets), ticks=1000 + number // 2 * 2 * TICKS)
+    if not marked:
+        packets = with_marker(packets, on=False)
+    usual = received(packets_of(pictures))
+    found = received(packets)
+    count = len(found)
+    assert count >= len(usual) - 1
+    assert [p.data for p in found] == [p.data for p in usual][:count]
+    steps = [b.position_s - a.position_s for a, b in pairwise(found[2:])]  # as from the second on
+    assert steps == pytest.approx([TICKS / 90_000] * (count - 3))
+    assert not any(p.torn or p.continues for p in found)
+
+
+def test_slices_with_markers_of_their_own_continue_their_picture() -> None:
+    packets = [
+        one
+        for part in ([SPS, PPS, KEY], [KEY_LATER])
+        for one in packets_of([part], start=1 if part[0] == KEY_LATER else 0)
+    ]
+    renumbered = [p[:2] + n.to_bytes(2, "big") + p[4:] for n, p in enumerate(packets)]
+    assert [p.continues for p in received(renumbered)] == [False, True]
