@@ -99,8 +99,8 @@ class Turn:
         self._has_camera = self._has_slot = False
         self._early: _EarlyGop | None = None
 
-    def decode_early(self, choice: Choice, wait_s: float) -> None:
-        """Decode a GOP up to `choice` while the wanted picture is still to come.
+    def decode_early(self, choice: Choice, wait_s: float, may_go_on: Callable[[], bool]) -> None:
+        """Decode a GOP up to `choice` while the wanted picture is to come, as long as it may go on.
 
         Does nothing when others keep the decoder for longer than `wait_s`, or with JPEGs.
         """
@@ -111,14 +111,16 @@ class Turn:
             self._early = None
         if self._early is None:
             self._early = _EarlyGop(choice.codec)
-        self._early.decode(choice)
+        self._early.decode(choice, may_go_on)
 
     def give_up(self) -> None:
         """Let others decode; discard what was decoded early."""
-        self._end_early()
-        if self._has_camera:
-            self._has_camera = False
-            self._camera.release()
+        try:
+            self._end_early()
+        finally:
+            if self._has_camera:
+                self._has_camera = False
+                self._camera.release()
 
     def frame(
         self,
@@ -180,11 +182,13 @@ class Turn:
 
     def _end_early(self) -> None:
         early, self._early = self._early, None
-        if early is not None:
-            early.free()
-        if self._has_slot:
-            self._has_slot = False
-            self._decode_slots.release()
+        try:
+            if early is not None:
+                early.free()
+        finally:
+            if self._has_slot:
+                self._has_slot = False
+                self._decode_slots.release()
 
     def _best_of(self, candidates: Sequence[Choice], rank: _Rank) -> _Judged | None:
         """Decode candidates and return the best; holds the decode slot only meanwhile."""
@@ -211,11 +215,13 @@ class _EarlyGop:
         )
         return is_beginning and (choice.index >= len(fed) or choice.index == self._wanted)
 
-    def decode(self, choice: Choice) -> None:
-        """Decode on up to a choice."""
+    def decode(self, choice: Choice, may_go_on: Callable[[], bool]) -> None:
+        """Decode on up to a choice; between two pictures it may be told to stop."""
         assert self._decoder is not None  # noqa: S101 - it is not used after free()
         self._wanted = choice.index
         for picture in choice.pictures[len(self._fed) :]:
+            if not may_go_on():
+                return
             self._fed.append(picture)
             self._keep(self._decoder.feed(picture))
 
@@ -226,7 +232,7 @@ class _EarlyGop:
             PictureError: its colours can't be converted.
         """
         decoder = self._decoder
-        self.decode(choice)
+        self.decode(choice, lambda: True)
         self.free()
         if decoder is None or self._found is None or self._found.number != choice.index:
             return None

@@ -89,7 +89,8 @@ class PacketRing:
         self._last_position_s = position_s
         if picture.key:
             if self._gops:
-                self.gop_s = position_s - self._gops[-1].pictures[0].position_s
+                length_s = position_s - self._gops[-1].pictures[0].position_s
+                self.gop_s = length_s * self._clock.rate
             self._gops.append(Gop())
         if not self._gops:
             return

@@ -187,7 +187,7 @@ class CameraStream(Worker):
         try:
             with self._maker.turn() as turn:
                 for nearest in self._pictures.until_settled(pin):
-                    if urgent and nearest is not None and not pin.within_s:
+                    if urgent and not pin.within_s:
                         self._decode_early(turn, pin, nearest)
                 self.decoded_s = self._clock()
                 frame = turn.frame(
@@ -205,13 +205,17 @@ class CameraStream(Worker):
         self._size = (frame.width, frame.height)
         return replace(frame, shot_s=frame.shot_s - self._latency_s)
 
-    def _decode_early(self, turn: Turn, pin: Pin, nearest: Choice) -> None:
-        """Decode close to the pinned moment only: at other times others may want to."""
+    def _decode_early(self, turn: Turn, pin: Pin, nearest: Choice | None) -> None:
+        """Decode close to the pinned moment only, and what is live: others may want to decode."""
+
+        def may_go_on() -> bool:
+            return not pin.choices and self._clock() - pin.settled_s <= _EARLY_S
+
         comes_in_s = pin.settled_s - self._clock()
-        if abs(comes_in_s) > _EARLY_S:
+        if nearest is None or abs(comes_in_s) > _EARLY_S:
             turn.give_up()
         else:
-            turn.decode_early(nearest, comes_in_s + self._pictures.period_s())
+            turn.decode_early(nearest, comes_in_s + self._pictures.period_s(), may_go_on)
 
     def give_up_waiting(self) -> None:
         """Stop waiting for a camera that sends nothing."""

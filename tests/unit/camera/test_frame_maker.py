@@ -79,7 +79,7 @@ def shows(frame: Frame, bgr: Bgr) -> bool:
 
 
 def early(turn: Turn, choice: Choice, wait_s: float = 1.0) -> None:
-    turn.decode_early(choice, wait_s)
+    turn.decode_early(choice, wait_s, lambda: True)
 
 
 @pytest.mark.parametrize("there", range(1, 7))
@@ -144,6 +144,36 @@ def test_a_turn_without_a_frame_leaves_everything_to_others(
 
     with pytest.raises(RuntimeError, match="no picture"):
         fail()
+    assert is_free(slots)
+    assert frame_of(maker, chosen(PICTURES[:2])).flags == ()
+
+
+def test_early_decoding_stops_between_two_pictures_when_it_may_not_go_on(
+    maker: FrameMaker, fed: list[bytes]
+) -> None:
+    with maker.turn() as turn:
+        turn.decode_early(chosen(PICTURES[:6]), 1.0, lambda: len(fed) < 3)
+        assert fed == PICTURES[:3]
+        frame = turn.frame((chosen(PICTURES[:6]),), 1.0)
+    assert fed == PICTURES[:6], "what was decoded is gone on from"
+    assert shows(frame, decode(PICTURES[:6])[5])
+
+
+def test_a_decoder_that_fails_at_its_end_leaves_everything_to_others(
+    maker: FrameMaker, slots: threading.Semaphore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(GopDecoder):
+        def flush(self) -> list[Decoded]:
+            raise MemoryError
+
+    def give_up() -> None:
+        with maker.turn() as turn:
+            early(turn, chosen(PICTURES[:4]))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(frame_maker, "GopDecoder", Broken)
+        with pytest.raises(MemoryError):
+            give_up()
     assert is_free(slots)
     assert frame_of(maker, chosen(PICTURES[:2])).flags == ()
 

@@ -513,3 +513,11 @@ def test_around_leaves_damaged_pictures_out() -> None:
     around = ring.around(packets[30].shot_s, 0.1)
     assert [round((c.shot_s - packets[0].shot_s) / PERIOD_S) for c in around] == [29]
     assert ring.around(packets[40].shot_s, 0.1) == []
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.7, 1.4, 1 / 90])
+def test_periods_and_gops_are_told_in_real_seconds(rate: float) -> None:
+    packets = [replace(p, position_s=p.position_s * rate) for p in stream(300, gop=75)]
+    ring = filled(packets)
+    assert ring.period_s == pytest.approx(PERIOD_S, rel=0.01)
+    assert ring.gop_s == pytest.approx(75 * PERIOD_S, rel=0.01)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -220,6 +221,70 @@ def test_a_camera_that_hesitates_does_not_keep_others_from_decoding(
     clock.now_s = wanted_s + 6
     taker.join(10)
     assert not taker.is_alive()
+
+
+@pytest.mark.parametrize("how", ["the session ends", "it is called late", "its time jumps"])
+def test_a_camera_that_is_lost_at_the_moment_does_not_keep_others_from_decoding(
+    monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    clock = Clock()
+    pictures = gop(clock, 10)
+    slots = threading.Semaphore(1)
+    session = Session("h265", pictures)
+    stream = stream_with(session, clock, monkeypatch, slots)
+    clock.now_s += 1.4 if how == "it is called late" else 0.0  # still live for 0.1 s
+    begun = threading.Event()
+
+    class Decoder(GopDecoder):
+        def feed(self, picture: bytes) -> list[Decoded]:
+            begun.set()
+            return super().feed(picture)
+
+    monkeypatch.setattr(frame_maker, "GopDecoder", Decoder)
+    pin = stream.pin(clock.now_s + 0.05)
+    taker = threading.Thread(target=lambda: stream.take(pin))
+    taker.start()
+    assert begun.wait(10)
+    assert not slots.acquire(blocking=False), "its picture may come at any moment"
+    if how == "the session ends":
+        stream.close()
+    elif how == "it is called late":
+        clock.now_s += 0.15
+    else:
+        jumped = CodedPicture(1000.0, clock.now_s + 0.04, False, b"x", False)
+        session.send(jumped)
+        stream.step()
+    assert slots.acquire(timeout=10), "long before it is given up"
+    assert taker.is_alive()
+    slots.release()
+    clock.now_s += 7
+    taker.join(10)
+    assert not taker.is_alive()
+
+
+def test_the_wanted_keyframe_does_not_wait_for_the_gop_before_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    pictures = gop(clock, 41)
+    clock.now_s = pictures[39].arrival_s
+    session = Session("h265", pictures[:40])
+    stream = stream_with(session, clock, monkeypatch)
+    fed: list[bytes] = []
+
+    class Decoder(GopDecoder):
+        def feed(self, picture: bytes) -> list[Decoded]:
+            fed.append(picture)
+            if len(fed) == 3:  # meanwhile the next keyframe comes
+                keyframe = replace(pictures[40], key=True, data=pictures[0].data)
+                session.send(keyframe)
+                stream.step()
+            return super().feed(picture)
+
+    monkeypatch.setattr(frame_maker, "GopDecoder", Decoder)
+    frame = stream.take(stream.pin(pictures[40].arrival_s))
+    assert len(fed) == 4, "three of the old GOP, and the keyframe"
+    assert frame.shot_s == pytest.approx(pictures[40].arrival_s)
 
 
 def test_nothing_is_decoded_long_before_a_moment_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
