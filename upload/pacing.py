@@ -46,7 +46,7 @@ class BacklogPace:
         clock: Callable[[], float] = time.monotonic,
         jitter: Jitter = random.uniform,
     ) -> None:
-        """Begin; `look_every_s` is the longest rest, and the one while there is no connection."""
+        """Begin; `look_every_s` is the rest without a connection, and the most a server can ask."""
         self.look_every_s = look_every_s
         self._clock = clock
         self._jitter = jitter
