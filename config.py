@@ -80,6 +80,8 @@ class CaptureConfig:
     timeout_s: float
     max_offset_ms: int
     jpeg_quality: int
+    max_pixels: int
+    """Larger pictures are not decoded."""
     rtsp_transport: str
     burst_ms: tuple[int, ...] = (0,)
     best_within_ms: int = 0
@@ -241,6 +243,7 @@ def _settings(read: EnvReader) -> Config:
             timeout_s=read.number("CAPTURE_TIMEOUT_S", 5, 0.5, 60),
             max_offset_ms=read.integer("CAPTURE_MAX_OFFSET_MS", 250, 20, 5000),
             jpeg_quality=read.integer("JPEG_QUALITY", 92, 50, 100),
+            max_pixels=int(read.number("CAMERA_MAX_MEGAPIXELS", 40, 0.1, 1000) * 1_000_000),
             rtsp_transport=read.choice("RTSP_TRANSPORT", "tcp", ("tcp", "udp")),
             burst_ms=burst_ms,
             best_within_ms=read.integer("CAPTURE_BEST_WITHIN_MS", 0, 0, _WIDEST_CHOICE_MS),

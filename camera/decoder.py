@@ -5,10 +5,11 @@ The only module that knows FFmpeg (through PyAV); OpenCV is known to `picture_ch
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import av
 import cv2
@@ -24,6 +25,7 @@ Bgr = npt.NDArray[np.uint8]
 _THUMBNAIL_WIDTH: Final = 320
 _THUMBNAIL_QUALITY: Final = 80
 _MAX_DECODER_THREADS: Final = 8
+_ANY_SIZE: Final = (1 << 31) - 1  # FFmpeg's own limit
 _FFMPEG_NAMES: Final[dict[str, Literal["h264", "hevc"]]] = {"h264": "h264", "h265": "hevc"}
 
 _ENDS_OF_SEQUENCE: Final = {"h264": START_CODE + b"\x0a", "h265": START_CODE + b"\x48\x01"}
@@ -32,7 +34,11 @@ _KNOWN_MATRICES: Final = frozenset({0, 1, 2, 4, 5, 6, 7, 9})  # of H.273, those 
 
 
 class PictureError(Exception):
-    """A picture can't be decoded, converted or encoded; the text says why."""
+    """A picture can't be decoded, converted or encoded; the text says why, `hint` what to do."""
+
+    def __init__(self, reason: str, hint: str = "") -> None:
+        super().__init__(reason)
+        self.hint = hint
 
 
 def set_up_opencv() -> None:
@@ -70,16 +76,21 @@ class GopDecoder:
     """Decode one GOP, h264 or h265 in Annex B, picture by picture from its keyframe on.
 
     What can't be decoded is left out. The decoder holds some pictures back until `flush`, after
-    which it can't be used.
+    which it can't be used. Pictures of more than `max_pixels` are not decoded.
+
+    Raises:
+        PictureError: the pictures are larger than that.
     """
 
-    def __init__(self, codec: str) -> None:
+    def __init__(self, codec: str, max_pixels: int = _ANY_SIZE) -> None:
         self._codec = codec
+        self._max_pixels = max_pixels
         self._threads = min(_MAX_DECODER_THREADS, os.cpu_count() or 1)
         self._context = av.CodecContext.create(_FFMPEG_NAMES[codec], "r")
         self._context.thread_count = self._threads
         self._context.thread_type = "FRAME"
         self._context.flags |= Flags.output_corrupt
+        self._context.options = {"max_pixels": str(max_pixels)}
         self._fed: list[bytes] = []
         self._came: set[int] = set()
         self._concealed: set[int] = set()
@@ -121,15 +132,15 @@ class GopDecoder:
         )
 
     def _take(self, data: bytes, number: int | None) -> list[Decoded]:
-        # A packet around Python's own bytes would be freed by a decoder's thread, which has to wait
-        # for the interpreter: a deadlock when the interpreter waits for that thread.
-        packet = av.Packet(len(data))
-        packet.update(data)
+        packet = _packet(data)
         packet.pts = packet.dts = number
         try:
             return self._numbered(self._context.decode(packet))
         except av.FFmpegError:
             self._failed = True
+            if self._context.width * self._context.height > self._max_pixels:
+                size = f"{self._context.width} x {self._context.height}"
+                raise _too_large(f"have {size} pixels, more", self._max_pixels) from None
             return []
 
     def _numbered(self, frames: Iterable[av.VideoFrame]) -> list[Decoded]:
@@ -145,18 +156,59 @@ class GopDecoder:
         return found
 
 
-def size_of(codec: str, keyframe: bytes) -> tuple[int, int] | None:
-    """Return width and height in pixels of a keyframe or JPEG; `None` if it can't be decoded."""
+def size_of(codec: str, keyframe: bytes, max_pixels: int = _ANY_SIZE) -> tuple[int, int] | None:
+    """Return width and height in pixels of a keyframe or JPEG; `None` if it can't be decoded.
+
+    Raises:
+        PictureError: it is larger than `max_pixels`.
+    """
     if codec == "mjpeg":
-        bgr = decode_jpeg(keyframe)
-        return None if bgr is None else (bgr.shape[1], bgr.shape[0])
-    return next((decoded.size for decoded in GopDecoder(codec).decode((keyframe,))), None)
+        found = decode_jpeg(keyframe, max_pixels)
+        return None if found is None else (found[0].shape[1], found[0].shape[0])
+    decoder = GopDecoder(codec, max_pixels)
+    return next((decoded.size for decoded in decoder.decode((keyframe,))), None)
 
 
-def decode_jpeg(jpeg: bytes) -> Bgr | None:
-    """Return the picture of a JPEG; `None` when it can't be decoded."""
-    bgr = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
-    return None if bgr is None else np.asarray(bgr, np.uint8)
+def decode_jpeg(jpeg: bytes, max_pixels: int = _ANY_SIZE) -> tuple[Bgr, bool] | None:
+    """Return the picture of a JPEG and whether it is complete; `None` when it can't be decoded.
+
+    Raises:
+        PictureError: it is larger than `max_pixels`, or its colours can't be converted.
+    """
+    for complete in (True, False):
+        context = av.CodecContext.create("mjpeg", "r")
+        context.thread_count = 1
+        context.options = {"max_pixels": str(max_pixels)}
+        if complete:
+            context.options |= {"err_detect": "explode"}
+        try:
+            frames = [*context.decode(_packet(jpeg)), *context.decode(None)]
+        except av.FFmpegError as error:
+            if error.errno == errno.EINVAL:  # what is broken is called invalid data instead
+                raise _too_large("have more pixels", max_pixels) from None
+            continue
+        if frames:
+            return Decoded(0, frames[0]).bgr(), complete
+    return None
+
+
+def _packet(data: bytes) -> av.Packet[Any]:
+    """Return a packet that owns its bytes.
+
+    One around Python's own would be freed by a decoder's thread, which has to wait for the
+    interpreter: a deadlock when the interpreter waits for that thread.
+    """
+    packet = av.Packet(len(data))
+    packet.update(data)
+    return packet
+
+
+def _too_large(what: str, max_pixels: int) -> PictureError:
+    return PictureError(
+        f"its pictures {what} than CAMERA_MAX_MEGAPIXELS allows ({max_pixels / 1e6:g} million)",
+        "Set a smaller resolution in the camera, or raise CAMERA_MAX_MEGAPIXELS if this computer"
+        " has the memory for it.",
+    )
 
 
 def encode_jpeg(bgr: Bgr, quality: int) -> bytes:

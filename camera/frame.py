@@ -14,7 +14,8 @@ class Choice:
     """A coded picture and what is needed to decode it.
 
     It is the one at `index` of `pictures`: its GOP in decoding order, from the keyframe at least
-    to itself. `codec` is h264, h265 or mjpeg. `shot_s` is on the monotonic clock.
+    to itself. `codec` is h264, h265 or mjpeg. `shot_s` is on the monotonic clock. It `stands_in`
+    for a nearer picture that is damaged.
     """
 
     codec: str
@@ -23,6 +24,7 @@ class Choice:
     shot_s: float
     damaged: bool
     timing_unsure: bool
+    stands_in: bool = False
 
 
 class Pin:

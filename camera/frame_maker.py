@@ -55,7 +55,8 @@ class FrameMaker:
     @contextmanager
     def turn(self) -> Iterator[Turn]:
         """Give one frame its turn at the decoder, from its first decoding to the end."""
-        turn = Turn(self._camera, self._decode_slots, self._encode)
+        max_pixels = self._settings.max_pixels
+        turn = Turn(self._camera, self._decode_slots, self._encode, max_pixels)
         try:
             yield turn
         finally:
@@ -64,8 +65,9 @@ class FrameMaker:
     def _encode(self, best: _Judged, wanted_s: float) -> Frame:
         choice = best.choice
         height, width = best.bgr.shape[:2]
+        offset_ms = abs(choice.shot_s - wanted_s) * 1000
         flags = {
-            "stale": abs(choice.shot_s - wanted_s) * 1000 > self._settings.max_offset_ms,
+            "stale": choice.stands_in or offset_ms > self._settings.max_offset_ms,
             "timing_unsure": choice.timing_unsure,
             "damaged": choice.damaged or not best.complete,
             **dict.fromkeys(best.verdict.flags, True),
@@ -92,10 +94,12 @@ class Turn:
         camera: threading.Lock,
         decode_slots: threading.Semaphore,
         encode: Callable[[_Judged, float], Frame],
+        max_pixels: int,
     ) -> None:
         self._camera = camera
         self._decode_slots = decode_slots
         self._encode = encode
+        self._max_pixels = max_pixels
         self._has_camera = self._has_slot = False
         self._early: _EarlyGop | None = None
 
@@ -110,7 +114,7 @@ class Turn:
             self._early.free()
             self._early = None
         if self._early is None:
-            self._early = _EarlyGop(choice.codec)
+            self._early = _EarlyGop(choice.codec, self._max_pixels)
         self._early.decode(choice, may_go_on)
 
     def give_up(self) -> None:
@@ -148,7 +152,8 @@ class Turn:
         if best is None or not best.is_whole:
             other = self._best_of(neighbours(), nearness)
             if other is not None and (best is None or other.is_whole):
-                best = other
+                is_farther = best is None or nearness(other) < nearness(best)
+                best = replace(other, choice=replace(other.choice, stands_in=is_farther))
         best = best or self._best_of(last_resort(), _sharpness)
         if best is None:
             raise PictureError("the picture could not be decoded")
@@ -195,14 +200,14 @@ class Turn:
         if not candidates:
             return None
         with self._decode_slots:
-            return _best(_judge_all(candidates, rank), rank)
+            return _best(_judge_all(candidates, rank, self._max_pixels), rank)
 
 
 class _EarlyGop:
     """A GOP's beginning, decoded before the wanted picture has come or is known."""
 
-    def __init__(self, codec: str) -> None:
-        self._decoder: GopDecoder | None = GopDecoder(codec)
+    def __init__(self, codec: str, max_pixels: int) -> None:
+        self._decoder: GopDecoder | None = GopDecoder(codec, max_pixels)
         self._fed: list[bytes] = []
         self._wanted = 0
         self._found: Decoded | None = None
@@ -258,7 +263,7 @@ def _best(found: Iterable[_Judged], rank: _Rank) -> _Judged | None:
     return max(found, key=lambda judged: (judged.is_whole, rank(judged)), default=None)
 
 
-def _judge_all(candidates: Sequence[Choice], rank: _Rank) -> list[_Judged]:
+def _judge_all(candidates: Sequence[Choice], rank: _Rank, max_pixels: int) -> list[_Judged]:
     """Decode candidates, each GOP once, and return the best of each GOP.
 
     At most two pictures of a GOP are kept at a time: each may take 25 MB.
@@ -266,21 +271,21 @@ def _judge_all(candidates: Sequence[Choice], rank: _Rank) -> list[_Judged]:
     gops: dict[int, list[Choice]] = {}
     for choice in candidates:
         gops.setdefault(id(choice.pictures), []).append(choice)
-    found = (_judge_gop(gop, rank) for gop in gops.values())
+    found = (_judge_gop(gop, rank, max_pixels) for gop in gops.values())
     return [judged for judged in found if judged is not None]
 
 
-def _judge_gop(gop: Sequence[Choice], rank: _Rank) -> _Judged | None:
+def _judge_gop(gop: Sequence[Choice], rank: _Rank, max_pixels: int) -> _Judged | None:
     """Return the best of one GOP's choices, or the last picture that comes out when none does."""
     pictures = gop[0].pictures
     if gop[0].codec == "mjpeg":
         jpeg = pictures[gop[0].index]
-        bgr = decode_jpeg(jpeg)
-        return None if bgr is None else _judged(gop[0], bgr, jpeg=jpeg)
+        found = decode_jpeg(jpeg, max_pixels)
+        return None if found is None else _judged(gop[0], *found, jpeg)
     wanted = {choice.index: choice for choice in gop}
     best: _Judged | None = None
     last: Decoded | None = None
-    decoder = GopDecoder(gop[0].codec)
+    decoder = GopDecoder(gop[0].codec, max_pixels)
     for last in decoder.decode(pictures):
         if last.number in wanted:
             complete = decoder.is_whole(last.number)

@@ -24,11 +24,23 @@ _RECENT: Final = 50
 _BACK_STEPS: Final = 3  # so many among the recent pictures mean B-frames
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A picture and the clock that tells when it was shot: after a jump there is a new one."""
+
+    picture: CodedPicture
+    clock: CameraClock
+
+    @property
+    def shot_s(self) -> float:
+        return self.clock.shot_s(self.picture.position_s)
+
+
 @dataclass(slots=True)
-class Gop:
+class _Gop:
     """A keyframe and the pictures that depend on it, in decoding order."""
 
-    pictures: list[CodedPicture] = field(default_factory=list)
+    pictures: list[_Held] = field(default_factory=list)
     size_bytes: int = 0
 
 
@@ -60,18 +72,20 @@ class PacketRing:
         """Duration of the last complete GOP."""
         self.too_short = False
         """`keep_s` does not fit into `max_bytes`: I-frame interval or bit rate is far too high."""
-        self.clear()
+        self.stamps_stuck = False
+        """The stream's time stamps do not move."""
+        self._gops: deque[_Gop] = deque()
+        self.size_bytes = 0
+        """Bytes of all pictures held."""
+        self._begin_time()
 
-    def clear(self) -> None:
-        """Forget pictures and timing: a new time base begins."""
-        self._gops: deque[Gop] = deque()
+    def _begin_time(self) -> None:
+        """Forget timing, not pictures: a new time base begins."""
         self._clock = CameraClock()
         self._recent_s: deque[float] = deque(maxlen=_RECENT)
         self._newest_s: float | None = None
         self._previous_newest_s: float | None = None
         self._last_position_s: float | None = None
-        self.size_bytes = 0
-        """Bytes of all pictures held."""
 
     def append(self, picture: CodedPicture) -> None:
         """Add one picture as it came."""
@@ -81,21 +95,22 @@ class PacketRing:
             return
         self._pictures_seen += 1
         if self._begins_new_time(position_s, picture.arrival_s):
-            self.clear()
+            self._begin_time()
+        self.stamps_stuck = picture.by_arrival
         self._clock.note(position_s, picture.arrival_s)
         self._recent_s.append(position_s)
         if self._newest_s is None or position_s > self._newest_s:
             self._previous_newest_s, self._newest_s = self._newest_s, position_s
         self._last_position_s = position_s
+        held = _Held(picture, self._clock)
         if picture.key:
-            if self._gops:
-                length_s = position_s - self._gops[-1].pictures[0].position_s
-                self.gop_s = length_s * self._clock.rate
-            self._gops.append(Gop())
+            if self._gops and self._gops[-1].pictures[0].clock is self._clock:
+                self.gop_s = held.shot_s - self._gops[-1].pictures[0].shot_s
+            self._gops.append(_Gop())
         if not self._gops:
             return
         gop = self._gops[-1]
-        gop.pictures.append(picture)
+        gop.pictures.append(held)
         self._grow(gop, len(picture.data))
         self._trim()
 
@@ -108,7 +123,8 @@ class PacketRing:
     @property
     def clock_ppm(self) -> int | None:
         """Parts per million by which the stream's time runs fast; `None` while that is unsure."""
-        return round((1 / self._clock.rate - 1) * 1_000_000) if self._clock.is_sure else None
+        is_known = self._clock.is_sure and not self.stamps_stuck
+        return round((1 / self._clock.rate - 1) * 1_000_000) if is_known else None
 
     @property
     def newest_shot_s(self) -> float | None:
@@ -131,12 +147,11 @@ class PacketRing:
 
         Returns `None` when there is no picture that can be decoded.
         """
-        rate, offset_s = self._clock.rate, self._clock.offset_s
         candidates = sorted(
             (
-                (abs(position_s * rate + offset_s - wanted_s), gop, index)
+                (abs(shot_s - wanted_s), gop, index)
                 for gop in self._gops
-                for index, position_s in _decodable(gop)
+                for index, shot_s in _decodable(gop)
             ),
             key=lambda candidate: candidate[0],
         )
@@ -148,40 +163,42 @@ class PacketRing:
             for candidate in candidates
             if candidate[0] <= within_s and candidate[2] < whole[id(candidate[1])]
         )
-        _, gop, index = next(undamaged, candidates[0])
-        return self._choices(gop, [index], damaged=index >= whole[id(gop)])[0]
+        nearest = candidates[0]
+        best = next(undamaged, nearest)
+        _, gop, index = best
+        choice = self._choices(gop, [index], damaged=index >= whole[id(gop)])[0]
+        return choice if best is nearest else replace(choice, stands_in=True)
 
     def around(self, wanted_s: float, within_s: float) -> list[Choice]:
         """Return all undamaged pictures shot no further than `within_s` from `wanted_s`.
 
         Choices of one GOP share one tuple of pictures, so that it is decoded once.
         """
-        rate, offset_s = self._clock.rate, self._clock.offset_s
         found: list[Choice] = []
         for gop in self._gops:
             whole = self._undamaged(gop)
             indexes = [
                 index
-                for index, position_s in _decodable(gop)
-                if index < whole and abs(position_s * rate + offset_s - wanted_s) <= within_s
+                for index, shot_s in _decodable(gop)
+                if index < whole and abs(shot_s - wanted_s) <= within_s
             ]
             if indexes:
                 found += self._choices(gop, indexes, damaged=False)
         return found
 
-    def _choices(self, gop: Gop, indexes: Sequence[int], *, damaged: bool) -> list[Choice]:
+    def _choices(self, gop: _Gop, indexes: Sequence[int], *, damaged: bool) -> list[Choice]:
         """Return choices of one GOP's pictures, all with what it holds up to the last of them."""
-        pictures = tuple(picture.data for picture in gop.pictures[: max(indexes) + 1])
+        pictures = tuple(held.picture.data for held in gop.pictures[: max(indexes) + 1])
         return [
             Choice(
                 codec=self._codec,
                 pictures=pictures,
                 index=index,
-                shot_s=self._clock.shot_s(gop.pictures[index].position_s),
+                shot_s=held.shot_s,
                 damaged=damaged,
-                timing_unsure=not self._clock.is_sure,
+                timing_unsure=held.picture.by_arrival or not held.clock.is_sure,
             )
-            for index in indexes
+            for index, held in ((index, gop.pictures[index]) for index in indexes)
         ]
 
     def _merge(self, part: CodedPicture) -> None:
@@ -189,12 +206,13 @@ class PacketRing:
         self._merged = True
         if self._gops:
             gop = self._gops[-1]
-            whole = gop.pictures[-1]
+            whole = gop.pictures[-1].picture
             torn = whole.torn or part.torn
-            gop.pictures[-1] = replace(whole, data=whole.data + part.data, torn=torn)
+            whole = replace(whole, data=whole.data + part.data, torn=torn)
+            gop.pictures[-1] = replace(gop.pictures[-1], picture=whole)
             self._grow(gop, len(part.data))
 
-    def _grow(self, gop: Gop, size_bytes: int) -> None:
+    def _grow(self, gop: _Gop, size_bytes: int) -> None:
         gop.size_bytes += size_bytes
         self.size_bytes += size_bytes
 
@@ -210,8 +228,7 @@ class PacketRing:
             self.size_bytes = 0
 
     def _kept_without_oldest_s(self) -> float:
-        newest, oldest = self._gops[-1].pictures[-1], self._gops[1].pictures[0]
-        return (newest.position_s - oldest.position_s) * self._clock.rate
+        return self._gops[-1].pictures[-1].shot_s - self._gops[1].pictures[0].shot_s
 
     def _begins_new_time(self, position_s: float, arrival_s: float) -> bool:
         """Tell whether the stream's time has jumped; B-frames rightly step back a little."""
@@ -239,12 +256,12 @@ class PacketRing:
         shown = sorted(self._recent_s)
         return [later - earlier for earlier, later in pairwise(shown)]
 
-    def _undamaged(self, gop: Gop) -> int:
+    def _undamaged(self, gop: _Gop) -> int:
         """Return how many pictures of `gop` come before the first damaged one."""
-        torn = (index for index, picture in enumerate(gop.pictures) if picture.torn)
+        torn = (index for index, held in enumerate(gop.pictures) if held.picture.torn)
         return min(next(torn, len(gop.pictures)), self._first_gap(gop))
 
-    def _first_gap(self, gop: Gop) -> int:
+    def _first_gap(self, gop: _Gop) -> int:
         """Return the index of the first picture of `gop` whose predecessor is missing."""
         intervals = self._intervals()
         longest_s = median(intervals) * _GAP_PERIODS if len(intervals) > 3 else math.inf
@@ -252,30 +269,32 @@ class PacketRing:
         irregular = wide > max(1.0, _IRREGULAR_SHARE * len(intervals))
         if self._codec != "h264" or irregular:
             return len(gop.pictures)
-        ordered = sorted(range(len(gop.pictures)), key=lambda i: gop.pictures[i].position_s)
+        shots_s = [held.shot_s for held in gop.pictures]
+        ordered = sorted(range(len(shots_s)), key=shots_s.__getitem__)
+        longest_s *= self._clock.rate
         gaps = [
-            min(ordered[n + 1 :])
-            for n in range(len(ordered) - 1)
-            if gop.pictures[ordered[n + 1]].position_s - gop.pictures[ordered[n]].position_s
-            > longest_s
-            and not self._left_out(gop, ordered[n], ordered[n + 1])
+            min(ordered[n:])
+            for n, (one, other) in enumerate(pairwise(ordered), start=1)
+            if shots_s[other] - shots_s[one] > longest_s
+            and gop.pictures[one].clock is gop.pictures[other].clock
+            and not self._left_out(gop, one, other)
         ]
         return min(gaps, default=len(gop.pictures))
 
-    def _left_out(self, gop: Gop, earlier: int, later: int) -> bool:
+    def _left_out(self, gop: _Gop, earlier: int, later: int) -> bool:
         """Tell whether the camera itself left out the pictures between two others.
 
         It does when it is overloaded or lowers its rate in the dark; H.264 numbers what it sends.
         """
         if self._follows is None or self.b_frames or later != earlier + 1:
             return False
-        first, *pair = (gop.pictures[index].data for index in (0, earlier, later))
+        first, *pair = (gop.pictures[index].picture.data for index in (0, earlier, later))
         return self._follows(first, *pair)
 
 
-def _decodable(gop: Gop) -> Iterator[tuple[int, float]]:
-    """Yield index and position of each picture but those shown before their keyframe."""
-    start_s = gop.pictures[0].position_s
-    for index, picture in enumerate(gop.pictures):
-        if picture.position_s >= start_s:
-            yield index, picture.position_s
+def _decodable(gop: _Gop) -> Iterator[tuple[int, float]]:
+    """Yield index and moment of each picture but those shown before their keyframe."""
+    start_s = gop.pictures[0].shot_s
+    for index, held in enumerate(gop.pictures):
+        if (shot_s := held.shot_s) >= start_s:
+            yield index, shot_s

@@ -35,6 +35,7 @@ class Pulse:
     b_frames: bool = False
     ring_too_short: bool = False
     clock_ppm: int | None = None
+    stamps_stuck: bool = False
 
 
 class PinnedPictures:
@@ -196,6 +197,7 @@ class PinnedPictures:
                 b_frames=ring.b_frames,
                 ring_too_short=ring.too_short,
                 clock_ppm=ring.clock_ppm,
+                stamps_stuck=ring.stamps_stuck,
             )
 
     # With the lock held.

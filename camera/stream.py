@@ -29,6 +29,7 @@ _OPEN_TIMEOUT_S: Final = 10.0  # some cameras need seconds to answer a DESCRIBE
 _READ_TIMEOUT_S: Final = 0.5
 _REOPEN_S: Final = 4.0
 _SHORT_SESSION_S: Final = 2.0
+_KEYFRAME_S: Final = 5.0  # most cameras send one each 1 to 4 s
 _BACKOFF_START_S: Final = 0.5
 _BACKOFF_CAP_S: Final = 1.0
 _REFUSED_BACKOFF_S: Final = 60.0  # cameras lock an account after a few wrong passwords
@@ -38,6 +39,12 @@ _LONG_GOP_S: Final = 2.5
 _WRONG_CLOCK_PPM: Final = 20_000
 _CODEC_HINT: Final = (
     "Set the camera's stream to H.264 or H.265 with regular I-frames (no intra refresh)."
+)
+_NO_KEYFRAME: Final = Diagnosis(
+    "no_keyframe",
+    "sends pictures but no keyframe (I-frame), so none can be shown",
+    "Set the I-frame interval (GOP) to 1 s in the camera; switch intra refresh and smart codecs"
+    " (H.264+, H.265+, Zipstream) off.",
 )
 _SILENT: Final = Diagnosis(
     "silent",
@@ -71,6 +78,7 @@ class CameraStream(Worker):
         self.decoded_s = 0.0
         """When a picture was last decoded, on the monotonic clock."""
         self._codec = ""
+        self._has_looked = False
         self._pictures = PinnedPictures(
             keep_s=_keep_s(camera, capture),
             near_s=capture.max_offset_ms / 1000,
@@ -114,19 +122,22 @@ class CameraStream(Worker):
             return wait_s
         self._session = session
         self._opened_s = self._clock()
-        self._codec, self._size = session.codec, None
+        self._codec, self._size, self._has_looked = session.codec, None, False
         self._pictures.begin(session.codec)
         return 0.0
 
     def _read(self, session: RtspSession) -> float:
         try:
             for picture in session.read(_READ_TIMEOUT_S):
-                if picture.key and self._size is None:
-                    self._size = size_of(self._codec, picture.data)
+                if picture.key and not (picture.torn or self._has_looked):
+                    self._has_looked = True
+                    self._size = size_of(self._codec, picture.data, self._settings.max_pixels)
                     self.decoded_s = self._clock()
                 self._pictures.append(picture)
         except RtspError as error:
             return self._lose(error.diagnosis.reason, error.diagnosis.hint)
+        except PictureError as error:
+            return self._lose(str(error), error.hint)
         age_s = self._pictures.age_s()
         is_late = self._pictures.is_late(age_s)
         if is_late and age_s > _REOPEN_S:
@@ -134,10 +145,18 @@ class CameraStream(Worker):
         if is_late:
             if self._state == "streaming":
                 self._enter("stalled", f"no new picture for {age_s:.1f} s", _SILENT.hint)
-        elif self._state != "streaming" and self._pictures.live():
-            self._enter("streaming", None, None)
-            self._attempts = 0
+        elif self._state != "streaming":
+            if self._pictures.live():
+                self._enter("streaming", None, None)
+                self._attempts = 0
+            elif self._lacks_keyframe():
+                self._enter("connecting", _NO_KEYFRAME.reason, _NO_KEYFRAME.hint)
         return 0.0
+
+    def _lacks_keyframe(self) -> bool:
+        """Tell whether pictures have come for a while, and none that a decoder can begin with."""
+        waited_s = self._clock() - self._opened_s
+        return waited_s > _KEYFRAME_S and self._pictures.pulse().newest_shot_s is not None
 
     def _lose(self, reason: str, hint: str) -> float:
         """End the session and return the seconds to wait before the next one."""
@@ -201,7 +220,7 @@ class CameraStream(Worker):
                 reason = self._reason or "no picture from the camera yet"
                 raise StreamError(reason, self._hint or _SILENT.hint) from error
         except PictureError as error:
-            raise StreamError(str(error), _CODEC_HINT) from error
+            raise StreamError(str(error), error.hint or _CODEC_HINT) from error
         self._size = (frame.width, frame.height)
         return replace(frame, shot_s=frame.shot_s - self._latency_s)
 
@@ -269,6 +288,11 @@ def _advice(pulse: Pulse) -> str | None:
         advice.append(
             f"Its time stamps run {abs(pulse.clock_ppm or 0) / 10_000:.0f} % too {way}: set a frame"
             " rate that it can hold, or look for newer firmware. Pictures are corrected for it."
+        )
+    if pulse.stamps_stuck:
+        advice.append(
+            "Its time stamps do not move, so that the moments of its pictures are unsure: look for"
+            " newer firmware."
         )
     return " ".join(advice) or None
 

@@ -41,6 +41,8 @@ class CameraClock:
     def __init__(self) -> None:
         self.rate = 1.0
         """Seconds of the monotonic clock in one second of the stream's."""
+        self.offset_s = 0.0
+        """Monotonic time minus the stream's, at its rate."""
         self._seen: deque[tuple[float, float]] = deque(maxlen=_RECENT)
         """Positions and arrivals."""
         self._delays_s: deque[float] = deque(maxlen=_RECENT)
@@ -56,6 +58,7 @@ class CameraClock:
         """Learn from a picture's arrival."""
         last, self._last = self._last, (position_s, arrival_s)
         if self._early:
+            self.offset_s = arrival_s - position_s * self.rate
             is_at_pace = last is not None and arrival_s - last[1] > _AT_PACE * (
                 position_s - last[0]
             )
@@ -69,17 +72,11 @@ class CameraClock:
         if is_due and self._is_settled():
             self._fit(span_s)
             self._fitted_s = arrival_s
+        self.offset_s = min(self._delays_s) + self._noise_s
 
     def shot_s(self, position_s: float) -> float:
         """Return when the picture at a position was shot, on the monotonic clock."""
         return position_s * self.rate + self.offset_s
-
-    @property
-    def offset_s(self) -> float:
-        """Return monotonic time minus the stream's, at its rate."""
-        if self._delays_s:
-            return min(self._delays_s) + self._noise_s
-        return self._last[1] - self._last[0] * self.rate if self._last else 0.0
 
     @property
     def is_sure(self) -> bool:

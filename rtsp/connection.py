@@ -7,10 +7,22 @@ import socket
 import ssl
 import threading
 import time
-from typing import Any
+from typing import Any, Final
 
 from rtsp.address import Address
 from rtsp.errors import RtspError
+
+_OLD_TLS: Final = frozenset(
+    {
+        "UNSUPPORTED_PROTOCOL",
+        "TLSV1_ALERT_PROTOCOL_VERSION",
+        "SSLV3_ALERT_HANDSHAKE_FAILURE",
+        "DH_KEY_TOO_SMALL",
+        "WRONG_SIGNATURE_TYPE",
+        "LEGACY_SIGALG_DISALLOWED_OR_UNSUPPORTED",
+    }
+)
+"""What OpenSSL says of protocols, ciphers and keys that it no longer accepts."""
 
 
 def remaining_s(deadline: float) -> float:
@@ -88,7 +100,11 @@ def _secured(sock: socket.socket, target: Address, deadline: float) -> ssl.SSLSo
         return context.wrap_socket(sock)
     except TimeoutError:
         raise RtspError("timeout", f"{target.place} does not answer in TLS (timeout)") from None
-    except OSError:
+    except OSError as error:
+        if getattr(error, "reason", None) in _OLD_TLS:
+            hint = "Update the camera's firmware, or use rtsp:// instead of rtsps://."
+            reason = f"{target.place} speaks only a TLS that is too old to be safe"
+            raise RtspError("not_rtsp", reason, hint) from None
         hint = "Try rtsp:// instead of rtsps://, or check the port."
         raise RtspError("not_rtsp", f"{target.place} does not speak TLS", hint) from None
     finally:

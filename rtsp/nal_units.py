@@ -184,13 +184,17 @@ def _frame_number(slice_: bytes, width: int) -> int:
 
 
 def _is_recovery_point(sei: bytes) -> bool:
-    """Tell whether an H.264 SEI holds a recovery point, where decoding can start."""
+    """Tell whether an H.264 SEI holds a recovery point, where decoding can start.
+
+    One that is reached only some pictures later (intra refresh) is none: until then a part of each
+    picture is missing.
+    """
     at = 1
     while at + 2 < len(sei):
         kind, at = _sum_of_bytes(sei, at)
         size, at = _sum_of_bytes(sei, at)
-        if kind == _RECOVERY_POINT:
-            return True
+        if kind == _RECOVERY_POINT and at < len(sei):
+            return bool(sei[at] & 0x80)  # recovery_frame_cnt = 0
         at += size
     return False
 

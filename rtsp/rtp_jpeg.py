@@ -5,7 +5,10 @@ Source: RFC 2435; the standard tables are those of ITU-T T.81, annex K.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
+
+from rtsp.assembler import BuiltPicture
 
 _DYNAMIC_TABLES: Final = 128  # from this quality on the camera sends its tables
 _RESTART_TYPES: Final = range(64, 128)
@@ -52,6 +55,7 @@ class JpegAssembler:
         self._size = size
         self._quantizers: dict[int, list[bytes]] = {}
         """By quality: a camera may send each table only once."""
+        self._built: list[BuiltPicture] = []
         self._begin()
 
     def _begin(self) -> None:
@@ -64,8 +68,10 @@ class JpegAssembler:
 
     def add(self, payload: bytes, *, after_loss: bool) -> None:
         """Take the next payload; `after_loss` when packets before it are missing."""
-        self._broken |= after_loss and bool(self._scan)
         offset = int.from_bytes(payload[1:4], "big")
+        if offset == 0 and self._scan and (built := self.finish(torn=after_loss)) is not None:
+            self._built.append(built)  # neither stamp nor marker said that it has ended
+        self._broken |= after_loss and bool(self._scan)
         if offset != len(self._scan) or len(payload) < 8 or offset > _LARGEST_BYTES:
             self._broken = True
             return
@@ -91,15 +97,24 @@ class JpegAssembler:
             self._broken |= not quantizers or payload[4] % 64 not in _LUMA_SAMPLING
         self._scan += payload[at:]
 
-    def finish(self) -> bytes | None:
+    def take_built(self) -> Sequence[BuiltPicture]:
+        """Return JPEGs that the beginning of another one has ended."""
+        built, self._built = self._built, []
+        return built
+
+    def finish(self, *, torn: bool) -> BuiltPicture | None:
         """Return the JPEG and begin the next; `None` when a part of it is missing."""
-        scan, head, broken = bytes(self._scan), self._head, self._broken
+        scan, head, broken = bytes(self._scan), self._head, self._broken or torn
         self._begin()
         if broken or not scan:
             return None
         if scan.startswith(_START):  # some cameras send the whole file
-            return scan
-        return head + scan + (b"" if scan.rstrip(b"\0").endswith(_END) else _END)
+            return BuiltPicture(key=True, data=scan)
+        end = b"" if scan.rstrip(b"\0").endswith(_END) else _END
+        return BuiltPicture(key=True, data=head + scan + end)
+
+    def go_on(self) -> None:
+        """Do nothing: a JPEG's first payload tells that it is the first."""
 
 
 def _sent_quantizers(tables: bytes, precision: int) -> list[bytes]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,6 +41,8 @@ class Video:
     parameter_sets: tuple[bytes, ...]
     size: tuple[int, int] = (0, 0)
     """Width and height in pixels; 0 when not given."""
+    has_order_numbers: bool = False
+    """H.265 payloads carry decoding order numbers."""
 
 
 def first_video(sdp: str) -> Video | None:
@@ -63,7 +66,7 @@ def _video(section: str, session_control: str) -> Video | None:
     payload = words[3] if len(words) > 3 else "?"
     names = dict(_STATIC)
     clocks: dict[str, str | None] = {}
-    sets: tuple[bytes, ...] = ()
+    parameters: dict[str, str] = {}
     size = (0, 0)
     for line in lines:
         if rtpmap := _RTPMAP.match(line):
@@ -71,7 +74,8 @@ def _video(section: str, session_control: str) -> Video | None:
         elif told := _SIZE.match(line):
             size = (int(told[1]), int(told[2]))
         elif (fmtp := _FMTP.match(line)) and fmtp[1] == payload:
-            sets = _parameter_sets(fmtp[2])
+            parts = (part.partition("=") for part in fmtp[2].split(";"))
+            parameters = {name.strip().lower(): value.strip() for name, _, value in parts}
     codec = names.get(payload, f"payload type {payload}")
     return Video(
         codec=codec.upper() if codec.upper() in SUPPORTED else codec,
@@ -79,18 +83,17 @@ def _video(section: str, session_control: str) -> Video | None:
         clock_hz=int(clocks.get(payload) or 0) or _CLOCK_HZ,
         control=_control(section),
         session_control=session_control,
-        parameter_sets=sets,
+        parameter_sets=_parameter_sets(parameters),
         size=size,
+        has_order_numbers=parameters.get("sprop-max-don-diff", "0").strip("0") != "",
     )
 
 
-def _parameter_sets(fmtp: str) -> tuple[bytes, ...]:
+def _parameter_sets(parameters: Mapping[str, str]) -> tuple[bytes, ...]:
     """Return the NAL units in a format's parameters; ignore what is not base64."""
-    parts = (part.partition("=") for part in fmtp.split(";"))
-    found = {name.strip().lower(): value.strip() for name, _, value in parts}
     units = []
     for name in _SETS:
-        for word in found.get(name, "").split(","):
+        for word in parameters.get(name, "").split(","):
             try:
                 units.append(base64.b64decode(word + "=" * (-len(word) % 4), validate=True))
             except (binascii.Error, ValueError):  # not ASCII

@@ -32,6 +32,8 @@ _ANSWER_S: Final = 2.0
 _RANGE_REFUSED: Final = frozenset({400, 456, 457})
 _NOT_OFFERED: Final = frozenset({405, 501, 551})
 _STRAY_BYTES: Final = 1 << 16
+_RTP_VERSION: Final = 2
+_LARGEST_CHANNEL: Final = 15  # they are numbered from 0 on, two for each track
 _HEAD_END: Final = b"\r\n\r\n"
 _LARGEST_HEAD: Final = 1 << 14
 _PORT_TRIES: Final = 50
@@ -76,6 +78,7 @@ class RtspSession:
             parameter_sets=video.parameter_sets,
             reorder=_UDP_REORDER if transport == "udp" else 0,
             size=video.size,
+            has_order_numbers=video.has_order_numbers,
         )
         try:
             self._play(video, transport)
@@ -216,7 +219,7 @@ class RtspSession:
         left = len(buffer) - at
         if left < 4:
             return 0
-        if buffer[at] == 0x24:
+        if buffer[at] == 0x24 and self._may_be_packet(at):
             size = 4 + (buffer[at + 2] << 8 | buffer[at + 3])
             self._stray_bytes = 0
             return size if size <= left else 0
@@ -258,11 +261,20 @@ class RtspSession:
             others = {"OPTIONS": "GET_PARAMETER", "GET_PARAMETER": "OPTIONS"}
             self._keep_alive_by = others[self._keep_alive_by]
 
+    def _may_be_packet(self, at: int) -> bool:
+        """Tell whether a packet seems to begin here; one of another channel must look like RTP."""
+        head = self._dialogue.buffer[at : at + 5]
+        is_ours = head[1] - self._rtp_channel in (0, 1)
+        if is_ours or len(head) < 5:
+            return True
+        return head[1] <= _LARGEST_CHANNEL and head[4] >> 6 == _RTP_VERSION
+
     def _stray(self, at: int, left: int) -> int:
-        """Return how many bytes to skip up to where a packet may begin again."""
-        buffer = self._dialogue.buffer
-        following = buffer.find(b"$", at + 1)
-        size = left if following < 0 else following - at
+        """Return how many bytes to skip up to where a packet of ours may begin again."""
+        channels = bytes([self._rtp_channel, self._rtp_channel + 1 & 0xFF])
+        packet = rb"\$(?:\Z|[%b](?:.{0,2}\Z|..[\x80-\xbf]))" % re.escape(channels)
+        following = re.compile(packet, re.DOTALL).search(self._dialogue.buffer, at + 1)
+        size = left if following is None else following.start() - at
         self._stray_bytes += size
         if self._stray_bytes > _STRAY_BYTES:
             raise RtspError("server_error", "the camera sends garbage in the middle of its stream")

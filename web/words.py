@@ -29,7 +29,7 @@ _LIGHT_OF: Final = {
 _LEVELS: Final = ("off", "ok", "warning", "error")
 _LEVEL_WORDS: Final = {"off": "Off", "ok": "OK", "warning": "Look", "error": "Problem"}
 _FLAG_WORDS: Final = {
-    "stale": "far from the moment",
+    "stale": "another moment",
     "timing_unsure": "time not sure yet",
     "edge_late": "trigger noticed late",
     "damaged": "damaged",

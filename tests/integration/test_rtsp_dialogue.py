@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -379,10 +380,9 @@ def test_unknown_host() -> None:
     assert "camera.invalid" in found.reason
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
-    folder: Path = tmp_path_factory.mktemp("tls")
-    key, chain = folder / "key.pem", folder / "cert.pem"
+@pytest.fixture
+def certificate(tmp_path: Path) -> ssl.SSLContext:
+    key, chain = tmp_path / "key.pem", tmp_path / "cert.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=camera",
          "-days", "2", "-keyout", str(key), "-out", str(chain)],
@@ -401,6 +401,20 @@ def test_rtsps_accepts_a_self_signed_certificate(serve: Serve, certificate: ssl.
     server = serve(script, certificate)
     assert ask(server, scheme="rtsps").code == "ok"
     assert server.requests[0].startswith("DESCRIBE rtsps://127.0.0.1:")
+
+
+def test_rtsps_with_a_tls_that_is_too_old_is_called_that(
+    serve: Serve, certificate: ssl.SSLContext
+) -> None:
+    certificate.set_ciphers("DEFAULT:@SECLEVEL=0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        certificate.minimum_version = ssl.TLSVersion.TLSv1
+        certificate.maximum_version = ssl.TLSVersion.TLSv1
+    found = ask(serve(lambda peer: None, certificate), scheme="rtsps")
+    assert found.code == "not_rtsp"
+    assert "too old" in found.reason
+    assert "rtsp://" in found.hint
 
 
 def test_rtsps_to_a_plain_server(serve: Serve) -> None:

@@ -198,14 +198,22 @@ def test_packets_before_and_with_the_answer_to_play(serve: Serve) -> None:
     session.close()
 
 
-def test_stray_bytes_are_skipped_and_a_lot_of_them_ends_the_session(serve: Serve) -> None:
+@pytest.mark.parametrize(
+    "stray", [b"\r\n", b"ab$\x07cd$$", b"$\x07\xff\xff\0\0", b"$", b"x$\0\0\x0c\x60$\1"]
+)
+def test_stray_bytes_are_skipped_and_a_lot_of_them_ends_the_session(
+    serve: Serve, stray: bytes
+) -> None:
+    """Also those among which a packet seems to begin."""
+
     def play(peer: Peer) -> None:
-        parts = packets(5)
-        peer.send(b"\r\n".join(framed(one) for one in parts))
+        for one in packets(5):
+            peer.send(stray + framed(one))
         peer.send(b"\xff" * 70_000)
 
     session = opened(serve(Camera(play=play)))
-    assert len(pictures_of(session, 5)) == 5
+    found = pictures_of(session, 5)
+    assert [p.torn for p in found] == [False] * 5
     with pytest.raises(RtspError, match="garbage"):
         pictures_of(session, 1)
     session.close()

@@ -74,7 +74,7 @@ def test_the_other_defaults() -> None:
     assert (found.gpio.rearm_ms, found.gpio.glitch_ms) == (50, 0)
     assert (found.gpio.trigger_on_start, found.gpio.stuck_low_s) == (False, 120)
     assert [(c.latency_ms, c.offset_ms) for c in found.cameras] == [(0, 0)] * 3
-    assert found.capture == config.CaptureConfig(5, 250, 92, "tcp")
+    assert found.capture == config.CaptureConfig(5, 250, 92, 40_000_000, "tcp")
     assert (found.upload.field_name, found.upload.metadata) == ("singleFile", False)
     assert (found.upload.timeout_s, found.upload.retry_workers) == (30, 1)
     assert found.storage.state_dir == Path.cwd() / "images/.state"

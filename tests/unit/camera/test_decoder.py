@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from camera.decoder import GopDecoder, PictureError, encode_jpeg, size_of
+from camera.decoder import GopDecoder, PictureError, decode_jpeg, encode_jpeg, size_of
 from rtsp.nal_units import START_CODE
 from tests.rigs.gops import NO_PICTURE, encode, frame_of, h264, h264_open, h265, moving_noise
 
@@ -149,6 +149,44 @@ def test_damage_never_locks_the_interpreter(cores: int) -> None:
         check=True,
     )
     assert done.stdout == b"done\n"
+
+
+@pytest.mark.parametrize("codec", ["h264", "h265", "mjpeg"])
+def test_pictures_beyond_the_limit_are_refused_in_words(codec: str) -> None:
+    if codec == "mjpeg":
+        keyframe = encode_jpeg(np.zeros((720, 1280, 3), np.uint8), 90)
+    else:
+        keyframe = h264(1)[0] if codec == "h264" else h265()[0]
+    size = size_of(codec, keyframe)
+    assert size is not None
+    pixels = size[0] * size[1]
+    assert size_of(codec, keyframe, pixels) == size
+    with pytest.raises(PictureError, match="than CAMERA_MAX_MEGAPIXELS allows") as refused:
+        size_of(codec, keyframe, pixels - 1)
+    assert "CAMERA_MAX_MEGAPIXELS" in refused.value.hint
+
+
+def noisy_jpeg() -> bytes:
+    noise = np.random.default_rng(1).integers(0, 255, (480, 640, 3), np.uint8)
+    return encode_jpeg(noise, 80)
+
+
+@pytest.mark.parametrize("part", [0.3, 0.7, 0.95, 0.999])
+def test_a_jpeg_that_was_cut_is_known(part: float) -> None:
+    jpeg = noisy_jpeg()
+    whole = decode_jpeg(jpeg)
+    cut = decode_jpeg(jpeg[: int(len(jpeg) * part)] + b"\xff\xd9")
+    assert whole is not None
+    assert cut is not None
+    assert (whole[1], cut[1]) == (True, False)
+    assert cut[0].shape == whole[0].shape
+
+
+@pytest.mark.parametrize("behind", [b"", b"\0\0\0", b"\xff\xd9", b"garbage"])
+def test_what_comes_behind_a_jpeg_does_not_matter(behind: bytes) -> None:
+    found = decode_jpeg(noisy_jpeg() + behind)
+    assert found is not None
+    assert found[1]
 
 
 SEEN = {"left": (30, 60, 200), "right": (180, 120, 20)}

@@ -38,7 +38,7 @@ def slots() -> threading.Semaphore:
 
 @pytest.fixture
 def maker(slots: threading.Semaphore) -> FrameMaker:
-    return FrameMaker(CaptureConfig(5, 250, 92, "tcp"), slots)
+    return FrameMaker(CaptureConfig(5, 250, 92, 40_000_000, "tcp"), slots)
 
 
 @pytest.fixture

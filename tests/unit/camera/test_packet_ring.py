@@ -207,19 +207,26 @@ def test_stale_packets_flushed_by_a_frozen_camera_do_not_look_fresh() -> None:
 
 
 @pytest.mark.parametrize("jump_s", [3.0, 60.0, -60.0, -3.0])
-def test_a_jump_of_the_positions_clears_the_ring_and_makes_the_timing_unsure(
-    jump_s: float,
+@pytest.mark.parametrize("key_at", [100, 110])
+def test_a_jump_of_the_positions_keeps_what_came_and_makes_the_timing_unsure(
+    jump_s: float, key_at: int
 ) -> None:
     before = stream(100)
     after = [
-        replace(p, position_s=p.position_s + jump_s, key=p.key or n == 0)
+        replace(p, position_s=p.position_s + jump_s, key=p.key or n + 100 == key_at)
         for n, p in enumerate(stream(200)[100:])
     ]
-    ring = filled([*before, *after[:10]])
-    choice = nearest(ring, before[90].shot_s)
-    assert numbers(choice)[0] == 100
+    ring = filled([*before, *after[:5]])
+    for number in (90, 99):
+        choice = nearest(ring, before[number].shot_s)
+        assert numbers(choice)[-1] == number
+        assert not choice.timing_unsure
+        assert not choice.damaged
+    choice = nearest(ring, after[4].shot_s)
+    assert numbers(choice)[-1] == 104
     assert choice.timing_unsure
-    feed(ring, after[10:25])
+    assert not choice.damaged
+    feed(ring, after[5:25])
     assert nearest(ring, after[20].shot_s).timing_unsure
     feed(ring, after[25:])
     choice = nearest(ring, after[50].shot_s)
@@ -254,14 +261,6 @@ def test_timing_is_unsure_until_a_second_of_clean_packets_came() -> None:
     assert not any(unsure[first_sure:])
 
 
-def test_clear_forgets_pictures_and_timing() -> None:
-    ring = filled(stream(100))
-    ring.clear()
-    assert ring.nearest(BASE_S + 2, WITHIN_S) is None
-    assert ring.newest_shot_s is None
-    assert ring.size_bytes == 0
-
-
 def test_a_lost_packet_makes_its_successors_damaged_until_the_next_keyframe() -> None:
     packets = stream(100)
     lost = [*packets[:60], *packets[61:]]
@@ -292,6 +291,21 @@ def test_an_undamaged_neighbour_is_preferred() -> None:
     before, after = (nearest(ring, packets[n].shot_s) for n in (62, 73))
     assert (numbers(before)[-1], before.damaged) == (59, False)
     assert (numbers(after)[-1], after.damaged) == (75, False)
+    assert before.stands_in
+    assert after.stands_in
+    assert not nearest(ring, packets[58].shot_s).stands_in
+    assert not nearest(ring, packets[76].shot_s).stands_in
+
+
+def test_the_moments_of_pictures_placed_by_arrival_are_unsure() -> None:
+    ring = PacketRing(codec="h264")
+    for packet in stream(60):
+        ring.append(replace(coded(packet), by_arrival=True))
+    assert nearest(ring, BASE_S + 2.0).timing_unsure
+    assert ring.stamps_stuck
+    assert ring.clock_ppm is None
+    ring.append(coded(stream(61)[-1]))
+    assert not ring.stamps_stuck
 
 
 def test_a_lost_keyframe_damages_what_would_have_followed() -> None:

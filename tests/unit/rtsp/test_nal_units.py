@@ -22,6 +22,7 @@ CLIP = Path(__file__).parents[3] / "demo" / "clips" / "entry.h264"
         ("h264", b"\x67\x42\x00", Unit(is_set=True, is_sps=True)),
         ("h264", b"\x68\xce\x38", Unit(is_set=True)),
         ("h264", b"\x09\xf0", Unit(is_delimiter=True)),
+        ("h264", b"\x06\x06\x01\x06\x80", Unit()),  # 24 pictures later: intra refresh
         ("h264", b"\x06\x05\x02\xaa\xbb\x80", Unit()),
         ("h264", b"\x06\x06\x01\xc4\x80", Unit(is_key=True)),
         ("h264", b"\x06\x05\x01\xaa\x06\x01\xc4\x80", Unit(is_key=True)),

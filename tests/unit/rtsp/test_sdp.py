@@ -37,6 +37,17 @@ def test_a_clock_that_is_not_told_is_90_khz(clock: str) -> None:
     assert video.clock_hz == 90_000
 
 
+@pytest.mark.parametrize(
+    ("parameter", "numbered"),
+    [("", False), ("sprop-max-don-diff=0;", False), ("sprop-max-don-diff=2; ", True)],
+)
+def test_whether_payloads_carry_decoding_order_numbers(parameter: str, numbered: bool) -> None:
+    video = first_video(H265.replace("sprop-vps", f"{parameter}sprop-vps"))
+    assert video is not None
+    assert video.has_order_numbers is numbered
+    assert len(video.parameter_sets) == 3
+
+
 @pytest.mark.parametrize("line", ["a=x-dimensions:2592,1944", "a=framesize:26 2592-1944"])
 def test_the_size_of_pictures_whose_packets_cannot_tell_it(line: str) -> None:
     video = first_video(f"m=video 0 RTP/AVP 26\r\n{line}\r\n")
