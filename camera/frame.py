@@ -15,7 +15,7 @@ class Choice:
 
     It is the one at `index` of `pictures`: its GOP in decoding order, from the keyframe at least
     to itself. `codec` is h264, h265 or mjpeg. `shot_s` is on the monotonic clock. It `stands_in`
-    for a nearer picture that is damaged.
+    for a nearer picture that is damaged or lost.
     """
 
     codec: str

@@ -19,6 +19,7 @@ from rtsp.rtp import CodedPicture
 
 _REORDER_S: Final = 0.5  # B-frames step back by a few frames at most
 _GAP_PERIODS: Final = 1.6
+_OWN_S: Final = 0.04  # stamps may be noisy; what is further off is not the moment's own picture
 _IRREGULAR_SHARE: Final = 0.2  # more wide gaps: the frame rate varies, nothing is lost
 _RECENT: Final = 50
 _BACK_STEPS: Final = 3  # so many among the recent pictures mean B-frames
@@ -164,10 +165,11 @@ class PacketRing:
             if candidate[0] <= within_s and candidate[2] < whole[id(candidate[1])]
         )
         nearest = candidates[0]
-        best = next(undamaged, nearest)
-        _, gop, index = best
-        choice = self._choices(gop, [index], damaged=index >= whole[id(gop)])[0]
-        return choice if best is nearest else replace(choice, stands_in=True)
+        best = distance_s, gop, index = next(undamaged, nearest)
+        [choice] = self._choices(gop, [index], damaged=index >= whole[id(gop)])
+        own_s = max(_OWN_S, self._regular_period_s())
+        stands_in = best is not nearest or distance_s > own_s
+        return replace(choice, stands_in=stands_in)
 
     def around(self, wanted_s: float, within_s: float) -> list[Choice]:
         """Return all undamaged pictures shot no further than `within_s` from `wanted_s`.
@@ -256,6 +258,14 @@ class PacketRing:
         shown = sorted(self._recent_s)
         return [later - earlier for earlier, later in pairwise(shown)]
 
+    def _regular_period_s(self) -> float:
+        """Return the time between two pictures; without end when that varies or is unknown."""
+        intervals = self._intervals()
+        period_s = median(intervals) if len(intervals) > 3 else math.inf
+        wide = sum(interval_s > period_s * _GAP_PERIODS for interval_s in intervals)
+        is_irregular = wide > max(1.0, _IRREGULAR_SHARE * len(intervals))
+        return math.inf if is_irregular else period_s * self._clock.rate
+
     def _undamaged(self, gop: _Gop) -> int:
         """Return how many pictures of `gop` come before the first damaged one."""
         torn = (index for index, held in enumerate(gop.pictures) if held.picture.torn)
@@ -263,15 +273,11 @@ class PacketRing:
 
     def _first_gap(self, gop: _Gop) -> int:
         """Return the index of the first picture of `gop` whose predecessor is missing."""
-        intervals = self._intervals()
-        longest_s = median(intervals) * _GAP_PERIODS if len(intervals) > 3 else math.inf
-        wide = sum(interval_s > longest_s for interval_s in intervals)
-        irregular = wide > max(1.0, _IRREGULAR_SHARE * len(intervals))
-        if self._codec != "h264" or irregular:
+        longest_s = self._regular_period_s() * _GAP_PERIODS
+        if self._codec != "h264" or longest_s == math.inf:
             return len(gop.pictures)
         shots_s = [held.shot_s for held in gop.pictures]
         ordered = sorted(range(len(shots_s)), key=shots_s.__getitem__)
-        longest_s *= self._clock.rate
         gaps = [
             min(ordered[n:])
             for n, (one, other) in enumerate(pairwise(ordered), start=1)

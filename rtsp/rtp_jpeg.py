@@ -103,15 +103,15 @@ class JpegAssembler:
         return built
 
     def finish(self, *, torn: bool) -> BuiltPicture | None:
-        """Return the JPEG and begin the next; `None` when a part of it is missing."""
+        """Return the JPEG and begin the next; of a torn one what came before the gap."""
         scan, head, broken = bytes(self._scan), self._head, self._broken or torn
         self._begin()
-        if broken or not scan:
+        if not (scan or broken):
             return None
         if scan.startswith(_START):  # some cameras send the whole file
-            return BuiltPicture(key=True, data=scan)
-        end = b"" if scan.rstrip(b"\0").endswith(_END) else _END
-        return BuiltPicture(key=True, data=head + scan + end)
+            head = b""
+        end = b"" if not scan or scan.rstrip(b"\0").endswith(_END) else _END
+        return BuiltPicture(key=True, data=head + scan + end, torn=broken)
 
     def go_on(self) -> None:
         """Do nothing: a JPEG's first payload tells that it is the first."""

@@ -93,6 +93,8 @@ SPECS: dict[str, ClipSpec] = {
         "h264", 1280, 720, 25, _x264(25, *_NO_B), 2000, sharp_every=5
     ),
     "h264-360p25-gop25": ClipSpec("h264", 640, 360, 25, _x264(25, *_NO_B), 800),
+    "h265-360p25-gop25": ClipSpec("hevc", 640, 360, 25, _x265(25), 600),
+    "mjpeg-360p25": ClipSpec("mjpeg", 640, 360, 1, _JPEG, pixels="yuvj420p"),
     "h265-720p25-gop50-slices": ClipSpec("hevc", 1280, 720, 50, _x265(50, "slices=4"), 1500),
     "mjpeg-720p25": ClipSpec("mjpeg", 1280, 720, 1, _JPEG, pixels="yuvj420p"),
 }

@@ -184,12 +184,21 @@ def test_a_camera_s_latency_shifts_the_moment_and_not_the_offset(
     assert "stale" not in frame.flags
 
 
-@pytest.mark.parametrize(("distance_s", "stale"), [(0.0, False), (0.24, False), (0.3, True)])
+@pytest.mark.parametrize(
+    ("is_regular", "distance_s", "stale"),
+    [
+        *((True, 0.0, False), (True, 0.03, False), (True, 0.05, True)),
+        *((False, 0.05, False), (False, 0.24, False), (False, 0.3, True)),
+    ],
+)
 def test_what_is_far_from_the_moment_is_stale(
-    monkeypatch: pytest.MonkeyPatch, distance_s: float, stale: bool
+    monkeypatch: pytest.MonkeyPatch, is_regular: bool, distance_s: float, stale: bool
 ) -> None:
+    """More than a period, since there must have been a nearer one; else as the setting says."""
     clock = Clock()
     pictures = gop(clock, 40)
+    if not is_regular:
+        pictures = [picture for n, picture in enumerate(pictures) if n % 4 in (0, 3) or n < 4]
     stream = stream_with(Session("h265", pictures), clock, monkeypatch)
     stream.give_up_waiting()
     clock.now_s += 3.0
