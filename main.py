@@ -89,7 +89,7 @@ def _add_details(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="begin --demo with this fault: offline, freeze-r2, jam-r1, ...; can be repeated",
+        help="begin --demo with this fault: offline, slow-clock-r2, jam-r1, ...; can be repeated",
     )
     parser.add_argument(
         "--duration",

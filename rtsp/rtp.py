@@ -155,12 +155,14 @@ class RtpReceiver:
         place = max(0, self._same_stamp - 1)
         if not place:
             self._stamp_arrival_s = self._arrival_s
-        ticks = self._ticks + self._step * place / max(self._same_stamp_before, place + 1)
-        is_stuck = place > 0 and self._step == 0
-        since_s = self._arrival_s - self._stamp_arrival_s if is_stuck else 0.0
+        is_stuck = place > 0 and (self._step == 0 or place > 2 * self._same_stamp_before)
+        if is_stuck:
+            since = (self._arrival_s - self._stamp_arrival_s) * self._clock_hz
+        else:
+            since = self._step * place / max(self._same_stamp_before, place + 1)
         pictures.append(
             CodedPicture(
-                position_s=ticks / self._clock_hz + since_s,
+                position_s=(self._ticks + since) / self._clock_hz,
                 arrival_s=self._arrival_s,
                 key=built.key,
                 data=built.data,

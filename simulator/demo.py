@@ -74,7 +74,7 @@ def welcome(site: Site, config: Config, data: Path | None) -> str:
     - stop the internet: pictures wait, then go up by themselves
     - freeze camera r2: it is named within seconds, the other gates go on
     - jam the loop: the pin that stays LOW is reported after 10 s
-  Or begin with a fault: --demo-fault offline --demo-fault freeze-r2 --demo-fault jam-r1
+  Or begin with a fault: --demo-fault offline --demo-fault slow-clock-r2 --demo-fault jam-r1
   Three pictures of each car: CAPTURE_BURST_MS=-400,0,400 make demo
   The sharpest around the stop: CAPTURE_BEST_WITHIN_MS=120 make demo
 

@@ -111,34 +111,49 @@ def _gate_faults(
 
 
 def _camera_faults(name: str, camera: SimulatedCamera) -> Iterable[Fault]:
-    group = f"camera {name}"
-    yield Fault(
-        f"freeze-{name}",
-        _gate(name),
-        group,
-        f"Freeze camera {name}",
-        "it hangs with its connection open: stalled within 2 s",
-        camera.freeze,
-        camera.thaw,
-    )
-    yield Fault(
-        f"unplug-{name}",
-        _gate(name),
-        group,
-        f"Unplug camera {name}",
-        "it is down at once, and back by itself",
-        camera.unplug,
-        camera.plug,
-    )
-    yield Fault(
-        f"password-{name}",
-        _gate(name),
-        group,
-        f"Change the password of {name}",
-        "wrong password (401); tried again once a minute",
-        lambda: camera.change_password(f"not-{CAMERA_PASSWORD}"),
-        lambda: camera.change_password(CAMERA_PASSWORD),
-    )
+    for kind, label, effect, begin, end in (
+        (
+            *("freeze", f"Freeze camera {name}"),
+            "it hangs with its connection open: stalled within 2 s",
+            *(camera.freeze, camera.thaw),
+        ),
+        (
+            *("unplug", f"Unplug camera {name}"),
+            "it is down at once, and back by itself",
+            *(camera.unplug, camera.plug),
+        ),
+        (
+            *("password", f"Change the password of {name}"),
+            "wrong password (401); tried again once a minute",
+            lambda: camera.change_password(f"not-{CAMERA_PASSWORD}"),
+            lambda: camera.change_password(CAMERA_PASSWORD),
+        ),
+        (
+            *("slow-clock", f"Let the clock of {name} run slow"),
+            "its stamps are 4 % too slow: the moments stay right, a hint says what to set",
+            lambda: camera.run_clock_at(0.96),
+            lambda: camera.run_clock_at(1),
+        ),
+        (
+            *("still-clock", f"Stop the clock of {name}"),
+            "its stamps stand still: photos are marked, their moment is unsure",
+            lambda: camera.run_clock_at(0),
+            lambda: camera.run_clock_at(1),
+        ),
+        (
+            *("lossy", f"Lose packets of {name}"),
+            "one in fifty is lost: photos show the nearest whole picture, and say so",
+            lambda: camera.lose(0.02),
+            lambda: camera.lose(0),
+        ),
+        (
+            *("no-keyframes", f"Send no keyframes from {name}"),
+            "no picture can be shown: it says that, and what to set",
+            lambda: camera.send_keyframes(False),
+            lambda: camera.send_keyframes(True),
+        ),
+    ):
+        yield Fault(f"{kind}-{name}", _gate(name), f"camera {name}", label, effect, begin, end)
 
 
 def _gate(name: str) -> str:

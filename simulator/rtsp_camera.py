@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import random
 import re
 import secrets
 import struct
@@ -18,7 +19,7 @@ from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 from simulator import rtp
-from simulator.clip import Clip
+from simulator.clip import Clip, Picture
 
 _HOST: Final = "127.0.0.1"
 _REALM: Final = "simulated camera"
@@ -77,13 +78,17 @@ class SimulatedCamera:
         self._password = password
         self._path = path
         self._started_s = 0.0
+        self._chance = random.Random(clip.name)  # noqa: S311 - of losses
         self._viewers: set[_Viewer] = set()
         self._server: asyncio.Server | None = None
         self._shooting: asyncio.Task[None] | None = None
         self._works = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop
         self._thread: threading.Thread | None = None
-        self._first_timestamp = secrets.randbelow(1 << 32)
+        self._timestamp = float(secrets.randbelow(1 << 32))
+        self._clock_rate = 1.0
+        self._lost_share = 0.0
+        self._keyframes = True
 
     @property
     def url(self) -> str:
@@ -156,6 +161,19 @@ class SimulatedCamera:
         self._password = password
         self._loop.call_soon_threadsafe(self._drop_viewers)
 
+    def run_clock_at(self, rate: float) -> None:
+        """Let the time stamps run slow or fast: 0.96 is 4 % too slow, 0 stands still."""
+        self._clock_rate = rate
+
+    def lose(self, share: float) -> None:
+        """Lose this share of all packets on their way, their numbers going on."""
+        self._lost_share = share
+
+    def send_keyframes(self, wanted: bool) -> None:
+        """Send keyframes or leave them out; who is connected has to connect anew."""
+        self._keyframes = wanted
+        self._loop.call_soon_threadsafe(self._drop_viewers)
+
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
@@ -195,32 +213,40 @@ class SimulatedCamera:
         frame = 0
         while True:
             frame += 1
+            self._timestamp += self._clock_rate * rtp.CLOCK_RATE / self.clip.fps
             await asyncio.sleep(self.moment_of(frame) - time.monotonic())
             picture = self.clip.pictures[frame % len(self.clip.pictures)]
             payloads = rtp.payloads(picture.nals)
             for viewer in tuple(self._viewers):
                 if not self._works.is_set():
                     viewer.has_keyframe = False  # what was missed can't be decoded around
-                elif viewer.playing and (viewer.has_keyframe or picture.is_key):
-                    viewer.has_keyframe = True
-                    self._send(viewer, payloads, frame)
+                elif viewer.playing and self._may_send(viewer, picture):
+                    self._send(viewer, payloads)
 
-    def _send(self, viewer: _Viewer, payloads: list[bytes], frame: int) -> None:
+    def _may_send(self, viewer: _Viewer, picture: Picture) -> bool:
+        """Tell whether a viewer gets a picture: it begins with a keyframe, if there are any."""
+        if not self._keyframes:
+            return not picture.is_key
+        viewer.has_keyframe |= picture.is_key
+        return viewer.has_keyframe
+
+    def _send(self, viewer: _Viewer, payloads: list[bytes]) -> None:
         transport = viewer.writer.transport
         if transport.get_write_buffer_size() > _MOST_UNSENT_BYTES:
             transport.abort()  # it does not read any more
             return
-        timestamp = self._first_timestamp + frame * rtp.CLOCK_RATE // self.clip.fps
         message = bytearray()
         for payload in payloads:
             packet = rtp.packet(
                 payload,
                 last=payload is payloads[-1],
                 sequence=viewer.sequence,
-                timestamp=timestamp,
+                timestamp=round(self._timestamp),
                 ssrc=viewer.ssrc,
             )
             viewer.sequence += 1
+            if self._chance.random() < self._lost_share:
+                continue
             message += struct.pack(">cBH", b"$", viewer.channel, len(packet)) + packet
         viewer.writer.write(message)
 

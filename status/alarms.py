@@ -113,8 +113,8 @@ def _camera(camera: CameraView, uptime_s: float) -> list[Alert]:
             status.state == "connecting" and uptime_s >= _START_S,
             "camera_down",
             "error",
-            "has sent no picture yet",
-            "Check its power, network cable and address.",
+            status.error or "has sent no picture yet",
+            status.hint or "Check its power, network cable and address.",
         ),
         (
             status.ring_too_short,

@@ -70,6 +70,28 @@ def test_the_best_frame_is_near_the_stop_and_tells_how_near(tmp_path: Path) -> N
             assert -1 <= frames - image["offset_ms"] / 40 <= LATE_FRAMES
 
 
+def test_what_cameras_do_wrong_is_said_in_words(tmp_path: Path) -> None:
+    faults = ("slow-clock-r1", "still-clock-r2", "no-keyframes-r3")
+    words = [word for fault in faults for word in ("--demo-fault", fault)]
+    with demo(tmp_path, *words, BIND_PORT=str(free_port())) as site:
+        site.wait_until("a hint", lambda: "too slow" in str(site.camera("r1")["hint"]))
+        assert -45_000 < site.camera("r1")["clock_ppm"] < -35_000
+        site.wait_until("a hint", lambda: "do not move" in str(site.camera("r2")["hint"]))
+        site.wait_until("the reason", lambda: "no keyframe" in str(site.camera("r3")["error"]))
+        assert site.camera("r3")["state"] == "connecting"
+        for fault in faults:
+            site.fault(fault, False)
+        for name in ("r1", "r2", "r3"):
+            site.wait_for_state(name, "streaming")
+        site.fault("lossy-r1", True)
+
+        def marks() -> set[str]:
+            found = site.get("/api/images?camera=r1&per_page=50")["images"]
+            return {flag for image in found for flag in image["flags"]}
+
+        site.wait_until("a mark", lambda: bool(marks() & {"stale", "damaged"}))
+
+
 def test_every_fault_is_said_and_passes_when_it_is_mended(tmp_path: Path) -> None:
     with demo(tmp_path, "--demo-fault", "password-r3", BIND_PORT=str(free_port())) as site:
         site.wait_until("wrong password", lambda: "401" in str(site.camera("r3")["error"]))

@@ -445,6 +445,23 @@ def test_pictures_whose_stamps_never_move_are_placed_by_their_arrival(
     assert not any(p.by_arrival for p in usual)
 
 
+def test_stamps_that_stop_are_replaced_by_arrivals_from_there_on() -> None:
+    pictures = [list(picture.nals) for picture in CLIP.pictures[:30]]
+    into = receiver()
+    found: list[CodedPicture] = []
+    start = 0
+    for number, units in enumerate(pictures):
+        parts = payloads(units)
+        ticks = min(number, 10) * TICKS
+        for one in packing.packets(parts, start=start, ticks=ticks):
+            into.feed(one, 100.0 + number * 0.04, found)
+        start += len(parts)
+    assert [p.by_arrival for p in found] == [False] * 13 + [True] * 17
+    positions = [p.position_s for p in found]
+    assert positions == sorted(positions)
+    assert positions[-1] == pytest.approx(29 * 0.04)
+
+
 @st.composite
 def packed_pictures(draw: st.DrawFn) -> tuple[str, list[list[bytes]], list[bytes]]:
     """Draw a codec, pictures of NAL units, and packets that hold them in any way that is allowed.

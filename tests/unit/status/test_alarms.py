@@ -90,6 +90,12 @@ def with_upload(**changes: object) -> Situation:
         ),
         (replace(FINE, env_file_exposed=True), "env_permissions", "warning", ".env"),
         (with_camera(CONNECTING), "camera_down", "error", "no picture yet"),
+        (
+            with_camera(
+                replace(CONNECTING, error="sends pictures but no keyframe", hint="Set it.")
+            ),
+            *("camera_down", "error", "camera r2 (Exit) sends pictures but no keyframe"),
+        ),
     ],
 )
 def test_each_rule_alone(now: Situation, code: str, level: str, words: str) -> None:
