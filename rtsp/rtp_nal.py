@@ -146,8 +146,8 @@ class NalAssembler:
     def _add_many(self, payload: bytes, at: int, *, order_bytes: int) -> None:
         while at + 2 < len(payload):
             end = at + 2 + int.from_bytes(payload[at : at + 2], "big")
-            self._torn |= end > len(payload)
             self._add_unit(payload[at + 2 : end])
+            self._torn |= end > len(payload)
             at = end + order_bytes
 
     def _add_fragment(self, flags: int, header: bytes, rest: bytes) -> None:
@@ -174,9 +174,10 @@ class NalAssembler:
 
     def _end_fragment(self) -> None:
         unit = b"".join(self._fragments)
-        self._torn |= self._is_shortened()
+        is_shortened = self._is_shortened()
         self._fragments = []
-        self._add_unit(unit)
+        self._add_unit(unit)  # may end the picture before
+        self._torn |= is_shortened
 
     def _is_shortened(self) -> bool:
         """Tell whether a packet was cut on its way, which H.265's decoder does not notice.

@@ -371,16 +371,21 @@ def h265_packets(units: list[bytes], packed: list[list[bytes]] | None = None) ->
     return found
 
 
+@pytest.mark.parametrize("marked", [True, False])
 @pytest.mark.parametrize(("size", "cut"), [(1500, 0), (2900, 0), (2900, 1), (5000, 2)])
 def test_a_packet_cut_on_its_way_tears_a_picture_that_goes_on_behind_it(
-    size: int, cut: int
+    size: int, cut: int, marked: bool
 ) -> None:
     """FFmpeg's decoder of H.265 does not notice; what is cut off a last fragment nobody can."""
     units = [h265_unit(4000, key=not n) for n in range(12)] + [h265_unit(size)]
     packets = h265_packets(units)
     cut += len(packets) - len(packing.payloads([units[-1]], "h265"))
     packets[cut] = packets[cut][: len(packets[cut]) * 2 // 3]
-    assert [p.torn for p in received(packets, receiver("h265"))] == [False] * 12 + [True]
+    packets += packing.packets([h265_unit(500)], start=len(packets), ticks=13 * TICKS + 1000)
+    packets += packing.packets([h265_unit(500)], start=len(packets), ticks=14 * TICKS + 1000)
+    packets = packets if marked else with_marker(packets, on=False)
+    torn = [p.torn for p in received(packets, receiver("h265"))]
+    assert torn == [*[False] * 12, True, *[False] * (1 + marked)]
 
 
 def test_a_camera_that_fills_its_packets_unevenly_is_not_judged() -> None:
