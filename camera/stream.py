@@ -46,6 +46,10 @@ _NO_KEYFRAME: Final = Diagnosis(
     "Set the I-frame interval (GOP) to 1 s in the camera; switch intra refresh and smart codecs"
     " (H.264+, H.265+, Zipstream) off.",
 )
+_JPEG_HINT: Final = (
+    "Set the camera's stream to H.264 or H.265, or MJPEG to at most 2040 pixels each way: RTP has"
+    " no room for the size of larger ones."
+)
 _SILENT: Final = Diagnosis(
     "silent",
     "answers but sends no picture",
@@ -220,7 +224,8 @@ class CameraStream(Worker):
                 reason = self._reason or "no picture from the camera yet"
                 raise StreamError(reason, self._hint or _SILENT.hint) from error
         except PictureError as error:
-            raise StreamError(str(error), error.hint or _CODEC_HINT) from error
+            hint = _JPEG_HINT if self._codec == "mjpeg" else _CODEC_HINT
+            raise StreamError(str(error), error.hint or hint) from error
         self._size = (frame.width, frame.height)
         return replace(frame, shot_s=frame.shot_s - self._latency_s)
 

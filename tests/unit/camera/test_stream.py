@@ -144,6 +144,18 @@ def test_a_camera_whose_pictures_are_too_large_is_down_for_that(
     assert "resolution" in (status.hint or "")
 
 
+@pytest.mark.parametrize(("codec", "word"), [("h264", "I-frames"), ("mjpeg", "2040 pixels")])
+def test_what_cannot_be_decoded_is_told_with_what_to_set(
+    monkeypatch: pytest.MonkeyPatch, codec: str, word: str
+) -> None:
+    clock = Clock()
+    pictures = [replace(picture, key=True, data=b"noise") for picture in gop(clock, 5)]
+    stream = stream_with(Session(codec, pictures), clock, monkeypatch)
+    with pytest.raises(StreamError, match="could not be decoded") as failed:
+        stream.take(stream.pin(clock.now_s))
+    assert word in failed.value.hint
+
+
 def big(clock: Clock) -> CodedPicture:
     return CodedPicture(0.0, clock.now_s, True, h264(1)[0], False)
 
