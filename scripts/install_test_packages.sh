@@ -1,11 +1,11 @@
 #!/bin/sh
-# Install what the tests need beyond Python, from Debian: a real RTSP server, ffmpeg, a browser, and
+# Install what the tests need beyond Python, from Debian: real RTSP servers, ffmpeg, a browser, and
 # what makes file systems and lets them fail.
 # Without the right to do so, say what can't be tested; in CI that is a failure.
 set -u
 packages="python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good
 gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly ffmpeg chromium systemd
-gcc libc6-dev xfsprogs e2fsprogs mount"
+gcc libc6-dev xfsprogs e2fsprogs mount vlc-bin vlc-plugin-base"
 
 missing=""
 for package in $packages; do
