@@ -158,7 +158,8 @@ class PacketRing:
         )
         if not candidates:
             return None
-        whole = {id(gop): self._undamaged(gop) for gop in self._gops}
+        period_s = self._regular_period_s()
+        whole = {id(gop): self._undamaged(gop, period_s) for gop in self._gops}
         undamaged = (
             candidate
             for candidate in candidates
@@ -167,8 +168,7 @@ class PacketRing:
         nearest = candidates[0]
         best = distance_s, gop, index = next(undamaged, nearest)
         [choice] = self._choices(gop, [index], damaged=index >= whole[id(gop)])
-        own_s = max(_OWN_S, self._regular_period_s())
-        stands_in = best is not nearest or distance_s > own_s
+        stands_in = best is not nearest or distance_s > max(_OWN_S, period_s)
         return replace(choice, stands_in=stands_in)
 
     def around(self, wanted_s: float, within_s: float) -> list[Choice]:
@@ -177,8 +177,9 @@ class PacketRing:
         Choices of one GOP share one tuple of pictures, so that it is decoded once.
         """
         found: list[Choice] = []
+        period_s = self._regular_period_s()
         for gop in self._gops:
-            whole = self._undamaged(gop)
+            whole = self._undamaged(gop, period_s)
             indexes = [
                 index
                 for index, shot_s in _decodable(gop)
@@ -266,14 +267,14 @@ class PacketRing:
         is_irregular = wide > max(1.0, _IRREGULAR_SHARE * len(intervals))
         return math.inf if is_irregular else period_s * self._clock.rate
 
-    def _undamaged(self, gop: _Gop) -> int:
+    def _undamaged(self, gop: _Gop, period_s: float) -> int:
         """Return how many pictures of `gop` come before the first damaged one."""
         torn = (index for index, held in enumerate(gop.pictures) if held.picture.torn)
-        return min(next(torn, len(gop.pictures)), self._first_gap(gop))
+        return min(next(torn, len(gop.pictures)), self._first_gap(gop, period_s))
 
-    def _first_gap(self, gop: _Gop) -> int:
+    def _first_gap(self, gop: _Gop, period_s: float) -> int:
         """Return the index of the first picture of `gop` whose predecessor is missing."""
-        longest_s = self._regular_period_s() * _GAP_PERIODS
+        longest_s = period_s * _GAP_PERIODS
         if self._codec != "h264" or longest_s == math.inf:
             return len(gop.pictures)
         shots_s = [held.shot_s for held in gop.pictures]

@@ -21,6 +21,10 @@ class Assembler(Protocol):
     """Join the payloads of one codec to pictures, one after the other."""
 
     @property
+    def has_begun(self) -> bool:
+        """Tell whether a part of the picture itself has come, not only what goes before it."""
+
+    @property
     def is_midway(self) -> bool:
         """Tell whether the picture goes on, whatever a marker bit says."""
 

@@ -22,11 +22,12 @@ _RESTARTED: Final = 3000  # a sequence number that far back is a restart, not an
 class CodedPicture:
     """One picture as it came.
 
-    `position_s` is the stream's own time, `arrival_s` the monotonic clock when its last packet
-    came. `data` is Annex B with all parameter sets before a keyframe, or a JPEG. `torn`: a part of
-    it, or something lost right before it that it depends on, is missing. `continues`: it is more of
-    the picture before it, whose end seemed to have come. `by_arrival`: time stamps don't move, so
-    that arrivals make the stream's time.
+    `position_s` is the stream's own time, `arrival_s` the monotonic clock when its first packet
+    came: some cameras spread the others over the time up to the next picture. `data` is Annex B
+    with all parameter sets before a keyframe, or a JPEG. `torn`: a part of it, or something lost
+    right before it that it depends on, is missing. `continues`: it is more of the picture before
+    it, whose end seemed to have come. `by_arrival`: time stamps don't move, so that arrivals make
+    the stream's time.
     """
 
     position_s: float
@@ -134,10 +135,13 @@ class RtpReceiver:
         elif self._has_ended and not self._is_open:
             self._assembler.go_on()
         self._is_open = True
-        self._arrival_s = arrival_s
+        had_begun = self._assembler.has_begun
         self._assembler.add(_payload(packet), after_loss=lost)
         for built in self._assembler.take_built():
             self._hand_over(built, pictures)
+            had_begun = False
+        if not had_begun:
+            self._arrival_s = arrival_s
         if packet[1] & 0x80 and not self._assembler.is_midway:
             self._finish(pictures, torn=False)
 

@@ -63,6 +63,11 @@ class JpegAssembler:
         self._scan = bytearray()
         self._broken = False
 
+    @property
+    def has_begun(self) -> bool:
+        """Tell whether a part of the picture has come."""
+        return bool(self._scan)
+
     is_midway = False
     """Its end is what the marker bit says."""
 

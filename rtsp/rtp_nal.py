@@ -69,6 +69,11 @@ class NalAssembler:
             self._add_h265(payload)
 
     @property
+    def has_begun(self) -> bool:
+        """Tell whether a slice is there or under way, not only sets and the like."""
+        return self._has_slice or bool(self._fragments)
+
+    @property
     def is_midway(self) -> bool:
         """Tell whether a NAL unit is under way, whatever a marker bit says."""
         return bool(self._fragments)

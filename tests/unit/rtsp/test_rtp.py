@@ -70,7 +70,17 @@ def test_pictures_come_whole_at_once_and_in_time() -> None:
     assert [p.torn for p in found] == [False] * 3
     steps = [b.position_s - a.position_s for a, b in pairwise(found)]
     assert steps == pytest.approx([TICKS / 90_000] * 2)
-    assert found[-1].arrival_s == 100.0 + (len(packets) - 1) / 1000
+    last = next(n for n, p in enumerate(packets) if p[4:8] == packets[-1][4:8])
+    assert found[-1].arrival_s == 100.0 + last / 1000, "its first packet, however long it takes"
+
+
+def test_what_comes_before_a_picture_is_not_its_arrival() -> None:
+    """Some cameras send sets and the like long before the picture they belong to."""
+    packets = packets_of([[SPS, PPS, KEY], [PLAIN], [DELIMITER, SPS, PPS, KEY], [PLAIN]])
+    key = next(n for n, p in enumerate(packets) if n > 9 and p[12] & 31 == 28 and p[13] & 31 == 5)
+    found = received(packets)
+    assert found[2].key
+    assert found[2].arrival_s == 100.0 + key / 1000
 
 
 @pytest.mark.parametrize("first", [0, 2**32 - TICKS])
