@@ -5,15 +5,17 @@ Each prints to the terminal and returns the exit code.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Final
 
+from camera.recorder import record
 from camera.stream import CameraStream
 from capture_service import CaptureService
 from cleanup_service import CleanupService
@@ -101,6 +103,39 @@ def _test_camera(
     if advice := stream.status().advice:
         say(f"{title}: {advice}")
     return True
+
+
+def record_camera(config: Config, name: str, duration_s: float, say: Say) -> int:
+    """Record a camera, by its name or key, to a file of its own here; 1 if it failed."""
+    camera = next((one for one in config.cameras if name in (one.name, one.key)), None)
+    if camera is None or not camera.url:
+        known = ", ".join(one.name for one in config.cameras if one.url)
+        say(f"There is no camera {name}, or it has no address; there are: {known}.")
+        return 1
+    now = datetime.now(config.site.timezone)
+    path = Path(f"camera-{camera.name}-{now:%Y%m%d-%H%M%S}.rtsprec")
+    title = f"{camera.name} ({camera.label})"
+    say(f"{title}: recording {duration_s:g} s of {redact_url(camera.url)} …")
+    try:
+        # For its owner alone: it shows what the camera saw.
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            done = record(camera, config.capture.rtsp_transport, duration_s, file, say)
+    except FileExistsError:
+        say(f"{path} is there already: try again.")
+        return 1
+    except OSError as error:
+        say(f"{path} cannot be written: {error.strerror}")
+        return 1
+    if done.failure:
+        say(f"{title}: FAILED: {done.failure.reason}. {done.failure.hint}".rstrip())
+    if done.cut_short:
+        say(f"It ends early: {done.cut_short}.")
+    say(f"{path.absolute()}, {path.stat().st_size / 1e6:.1f} MB")
+    say(
+        "Taken out: user name, password, login answers, addresses of camera and box."
+        " The pictures themselves ARE in it: it shows what the camera saw."
+    )
+    return 1 if done.failure or done.cut_short else 0
 
 
 def test_gpio(config: Config, load: Callable[[], GpioBackend], duration_s: float, say: Say) -> int:

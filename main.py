@@ -46,6 +46,9 @@ def _add_commands(parser: argparse.ArgumentParser) -> None:
         "--test-capture", action="store_true", help="take a picture from every enabled camera"
     )
     group.add_argument(
+        "--record-camera", metavar="NAME", help="write down what a camera says and sends"
+    )
+    group.add_argument(
         "--test-gpio", action="store_true", help="show the pins and every trigger for a while"
     )
     group.add_argument(
@@ -98,6 +101,22 @@ def _add_details(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="how long --test-gpio watches (default 10)",
     )
+    parser.add_argument(
+        "--seconds",
+        type=_seconds,
+        default=10.0,
+        metavar="SECONDS",
+        help="how long --record-camera records, 1 to 120 (default 10)",
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        if 1 <= (seconds := float(text)) <= 120:
+            return seconds
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} must be 1 to 120 seconds")
 
 
 def _day(text: str) -> date:
@@ -150,6 +169,10 @@ def _command(options: argparse.Namespace) -> Callable[[Config, commands.Say], in
     if options.test_gpio:
         return lambda config, say: commands.test_gpio(
             config, partial(load_rpi_gpio, config.storage.state_dir), options.duration, say
+        )
+    if options.record_camera:
+        return lambda config, say: commands.record_camera(
+            config, options.record_camera, options.seconds, say
         )
     if options.export:
         return lambda config, say: commands.export(config, options.export, options.to, say)

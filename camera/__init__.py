@@ -1,4 +1,5 @@
 """Which picture is a moment's, and how it is decoded.
 
-Others use: `stream.CameraStream`, `frame`, `latest_frame.LiveView`, `heap`.
+Others use: `stream.CameraStream`, `frame`, `latest_frame.LiveView`, `heap`,
+`recorder`.
 """

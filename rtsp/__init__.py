@@ -1,5 +1,5 @@
 """The wire: how a camera is asked, and how its packets become pictures.
 
 Others use: `session.RtspSession`, `errors`, `rtp.CodedPicture`, `camera_clock.CameraClock`,
-`nal_units`.
+`nal_units`, `recording.Recorder`.
 """

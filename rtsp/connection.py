@@ -7,10 +7,14 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from rtsp.address import Address
 from rtsp.errors import RtspError
+
+Tap = Callable[[socket.socket], socket.socket]
+"""Gives what takes a socket's place and sees what goes through it."""
 
 _OLD_TLS: Final = frozenset(
     {
@@ -23,6 +27,11 @@ _OLD_TLS: Final = frozenset(
     }
 )
 """What OpenSSL says of protocols, ciphers and keys that it no longer accepts."""
+
+
+def untapped(sock: socket.socket) -> socket.socket:
+    """Return the socket itself."""
+    return sock
 
 
 def remaining_s(deadline: float) -> float:

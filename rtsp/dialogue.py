@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from rtsp.address import Address, parse_url
 from rtsp.auth import Challenges, authorization, parse_challenges
-from rtsp.connection import connect, remaining_s
+from rtsp.connection import Tap, connect, remaining_s, untapped
 from rtsp.errors import RtspError
 from rtsp.sdp import SUPPORTED, Video, first_video
 
@@ -95,7 +95,10 @@ class _TryAgain(Exception):
 
 
 def describe(
-    url: str, timeout_s: float, is_wanted: Callable[[], bool] = lambda: True
+    url: str,
+    timeout_s: float,
+    is_wanted: Callable[[], bool] = lambda: True,
+    tap: Tap = untapped,
 ) -> tuple[Dialogue, Video]:
     """Ask the camera at `url` for its stream; return the dialogue to go on with, and the video.
 
@@ -113,7 +116,7 @@ def describe(
         raise RtspError("not_rtsp", "not a usable rtsp:// address", hint) from None
     for tries_left in reversed(range(_TRIES)):
         sock = connect(attempt.target, min(deadline, time.monotonic() + _CONNECT_S))
-        dialogue = Dialogue(sock, attempt, deadline, is_wanted)
+        dialogue = Dialogue(tap(sock), attempt, deadline, is_wanted)
         try:
             return dialogue, dialogue.describe()
         except _TryAgain as again:

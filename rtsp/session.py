@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Final
 from urllib.parse import urlsplit
 
+from rtsp.connection import Tap, untapped
 from rtsp.dialogue import ASKED, ENDED, Reply, body_bytes, describe, parse_reply
 from rtsp.errors import RtspError
 from rtsp.rtp import CodedPicture, RtpReceiver
@@ -43,6 +44,7 @@ class RtspSession:
     """A playing session, used by one thread. Call `close` in the end.
 
     `transport` is tcp or udp. Opening blocks for at most `timeout_s`, while `is_wanted()`.
+    `tap` sees every socket that is opened.
     """
 
     def __init__(
@@ -51,24 +53,24 @@ class RtspSession:
         transport: str,
         timeout_s: float,
         is_wanted: Callable[[], bool] = lambda: True,
+        tap: Tap = untapped,
     ) -> None:
         """Connect, log in and let the camera play.
 
         Raises:
             RtspError: the camera does not deliver its video.
         """
-        self._dialogue, video = describe(url, timeout_s, is_wanted)
+        self._dialogue, video = describe(url, timeout_s, is_wanted, tap)
         self.codec = _CODECS[video.codec]
         """h264, h265 or mjpeg."""
+        self._tap = tap
         self._udp: tuple[socket.socket, ...] = ()
-        self._udp_host = ""
+        self._udp_host = self._session = ""
         self._udp_reports_to: tuple[object, ...] = ()
         self._poll = select.poll()
-        self._rtp_channel = 0
-        self._stray_bytes = 0
+        self._rtp_channel = self._stray_bytes = 0
         self._is_refused = False
         self._keep_alive_by = "OPTIONS"
-        self._session = ""
         self._request_every_s = _SESSION_TIMEOUT_S / 2
         self._report = _empty_report()
         self._receiver = RtpReceiver(
@@ -146,7 +148,7 @@ class RtspSession:
     def _set_up(self, uri: str, transport: str) -> None:
         wanted = "RTP/AVP/TCP;unicast;interleaved=0-1"
         if transport == "udp":
-            self._udp = _port_pair(self._dialogue.sock)
+            self._udp = tuple(map(self._tap, _port_pair(self._dialogue.sock)))
             first = self._udp[0].getsockname()[1]
             wanted = f"RTP/AVP;unicast;client_port={first}-{first + 1}"
         reply = self._dialogue.request("SETUP", uri, {"Transport": wanted})
@@ -177,7 +179,7 @@ class RtspSession:
 
     def _wait(self, timeout_s: float) -> bool:
         sock = self._dialogue.sock
-        if self._has_leftover or (isinstance(sock, ssl.SSLSocket) and sock.pending()):
+        if self._has_leftover or getattr(sock, "pending", int)():  # decrypted, but not read
             return True
         next_s = min(self._next_report_s, self._next_request_s) - time.monotonic()
         return bool(self._poll.poll(max(0.0, min(timeout_s, next_s)) * 1000))

@@ -254,7 +254,7 @@ class SimulatedCamera:
         viewer = _Viewer(writer)
         self._viewers.add(viewer)
         try:
-            while (request := await _read_request(reader)) is not None:
+            while (request := await read_request(reader)) is not None:
                 await self._works.wait()
                 writer.write(self._answer(viewer, request))
                 await writer.drain()
@@ -342,7 +342,7 @@ class SimulatedCamera:
         return _reply(request, 200, {"Session": viewer.session})
 
 
-async def _read_request(reader: asyncio.StreamReader) -> Request | None:
+async def read_request(reader: asyncio.StreamReader) -> Request | None:
     """Read the next request, past interleaved RTCP; `None` at the end of the connection.
 
     Raises:
