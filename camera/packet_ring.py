@@ -78,10 +78,11 @@ class PacketRing:
         self._gops: deque[_Gop] = deque()
         self.size_bytes = 0
         """Bytes of all pictures held."""
+        self._former_period_s = math.inf
         self._begin_time()
 
     def _begin_time(self) -> None:
-        """Forget timing, not pictures: a new time base begins."""
+        """Begin a new time base; pictures and their period stay."""
         self._clock = CameraClock()
         self._recent_s: deque[float] = deque(maxlen=_RECENT)
         self._newest_s: float | None = None
@@ -96,6 +97,7 @@ class PacketRing:
             return
         self._pictures_seen += 1
         if self._begins_new_time(position_s, picture.arrival_s):
+            self._former_period_s = self._regular_period_s()
             self._begin_time()
         self.stamps_stuck = picture.by_arrival
         self._clock.note(position_s, picture.arrival_s)
@@ -262,7 +264,9 @@ class PacketRing:
     def _regular_period_s(self) -> float:
         """Return the time between two pictures; without end when that varies or is unknown."""
         intervals = self._intervals()
-        period_s = median(intervals) if len(intervals) > 3 else math.inf
+        if len(intervals) <= 3:
+            return self._former_period_s
+        period_s = median(intervals)
         wide = sum(interval_s > period_s * _GAP_PERIODS for interval_s in intervals)
         is_irregular = wide > max(1.0, _IRREGULAR_SHARE * len(intervals))
         return math.inf if is_irregular else period_s * self._clock.rate

@@ -226,6 +226,8 @@ def test_a_jump_of_the_positions_keeps_what_came_and_makes_the_timing_unsure(
     assert numbers(choice)[-1] == 104
     assert choice.timing_unsure
     assert not choice.damaged
+    late = [replace(p, arrival_s=p.arrival_s + 0.2) for p in after[:2]]
+    assert nearest(filled([*before, *late]), after[1].shot_s + 0.02).stands_in
     feed(ring, after[5:25])
     assert nearest(ring, after[20].shot_s).timing_unsure
     feed(ring, after[25:])
