@@ -151,7 +151,13 @@ class RtspSession:
             self._udp = tuple(map(self._tap, _port_pair(self._dialogue.sock)))
             first = self._udp[0].getsockname()[1]
             wanted = f"RTP/AVP;unicast;client_port={first}-{first + 1}"
-        reply = self._dialogue.request("SETUP", uri, {"Transport": wanted})
+        try:
+            reply = self._dialogue.request("SETUP", uri, {"Transport": wanted})
+        except RtspError as error:
+            if error.status != 400:
+                raise
+            # It has described its stream: the path is right.
+            raise RtspError("unsupported_transport", error.diagnosis.reason) from None
         identifier, _, parameters = next(iter(reply.all("session")), "").partition(";")
         self._session = identifier.strip()
         if timeout := re.search(r"timeout\s*=\s*(\d{1,5})", parameters, re.IGNORECASE):

@@ -322,6 +322,7 @@ def test_a_camera_that_takes_no_range_plays_without(serve: Serve) -> None:
     ("refuse", "code", "words"),
     [
         ({"SETUP": "461 Unsupported Transport"}, "unsupported_transport", "refuses this transport"),
+        ({"SETUP": "400 Bad Request"}, "unsupported_transport", "400 Bad Request"),
         ({"SETUP": "453 Not Enough Bandwidth"}, "server_error", "too many viewers"),
         ({"PLAY": "500 Oops"}, "server_error", "500 Oops"),
         ({"PLAY": "401 Unauthorized"}, "wrong_password", "password"),
