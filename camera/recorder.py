@@ -8,17 +8,12 @@ from dataclasses import dataclass
 from typing import BinaryIO, Final
 
 from config import CameraConfig
-from rtsp.errors import Diagnosis, RtspError
+from rtsp.errors import SILENT, Diagnosis, RtspError
 from rtsp.recording import Recorder
 from rtsp.session import RtspSession
 
 _OPEN_TIMEOUT_S: Final = 10.0  # as the daemon has it
 _READ_TIMEOUT_S: Final = 0.5
-_SILENT: Final = Diagnosis(
-    "silent",
-    "answers but sends no picture",
-    "Restart the camera; check that its stream is enabled and its network is not overloaded.",
-)
 
 
 @dataclass(frozen=True)
@@ -45,7 +40,7 @@ def record(
     try:
         _run(recorder, camera.url, transport, duration_s, say)
         if not recorder.packets:
-            failure = _SILENT
+            failure = SILENT
     except RtspError as error:
         failure = error.diagnosis
     except KeyboardInterrupt:

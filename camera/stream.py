@@ -19,7 +19,7 @@ from camera.frame import Choice, Frame, Pin, StreamError, StreamStatus
 from camera.frame_maker import FrameMaker, Turn
 from camera.pinned_pictures import NoPictureError, PinnedPictures, Pulse
 from config import CameraConfig, CaptureConfig
-from rtsp.errors import Diagnosis, RtspError
+from rtsp.errors import SILENT, Diagnosis, RtspError
 from rtsp.session import RtspSession
 from runtime.worker import Worker
 
@@ -49,11 +49,6 @@ _NO_KEYFRAME: Final = Diagnosis(
 _JPEG_HINT: Final = (
     "Set the camera's stream to H.264 or H.265, or MJPEG to at most 2040 pixels each way: RTP has"
     " no room for the size of larger ones."
-)
-_SILENT: Final = Diagnosis(
-    "silent",
-    "answers but sends no picture",
-    "Restart the camera; check that its stream is enabled and its network is not overloaded.",
 )
 
 
@@ -145,10 +140,10 @@ class CameraStream(Worker):
         age_s = self._pictures.age_s()
         is_late = self._pictures.is_late(age_s)
         if is_late and age_s > _REOPEN_S:
-            return self._lose(f"no new picture for {age_s:.0f} s", _SILENT.hint)
+            return self._lose(f"no new picture for {age_s:.0f} s", SILENT.hint)
         if is_late:
             if self._state == "streaming":
-                self._enter("stalled", f"no new picture for {age_s:.1f} s", _SILENT.hint)
+                self._enter("stalled", f"no new picture for {age_s:.1f} s", SILENT.hint)
         elif self._state != "streaming":
             if self._pictures.live():
                 self._enter("streaming", None, None)
@@ -222,7 +217,7 @@ class CameraStream(Worker):
         except NoPictureError as error:
             with self._lock:
                 reason = self._reason or "no picture from the camera yet"
-                raise StreamError(reason, self._hint or _SILENT.hint) from error
+                raise StreamError(reason, self._hint or SILENT.hint) from error
         except PictureError as error:
             hint = _JPEG_HINT if self._codec == "mjpeg" else _CODEC_HINT
             raise StreamError(str(error), error.hint or hint) from error
@@ -254,7 +249,7 @@ class CameraStream(Worker):
         if pulse.newest_shot_s is not None:
             age_s = max(0.0, self._clock() - pulse.newest_shot_s)
             if state == "streaming" and self._pictures.is_late(age_s):
-                state, reason, hint = "stalled", f"no new picture for {age_s:.1f} s", _SILENT.hint
+                state, reason, hint = "stalled", f"no new picture for {age_s:.1f} s", SILENT.hint
         return StreamStatus(
             state=state,
             error=reason,

@@ -27,9 +27,16 @@ class Diagnosis:
     """What is wrong with a camera, why, and what to do about it."""
 
     code: str
-    """A key of `_HINTS`, or silent."""
+    """A key of `_HINTS`, or of a diagnosis of its own."""
     reason: str
     hint: str
+
+
+SILENT: Final = Diagnosis(
+    "silent",
+    "answers but sends no picture",
+    "Restart the camera; check that its stream is enabled and its network is not overloaded.",
+)
 
 
 class RtspError(Exception):
