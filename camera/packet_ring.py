@@ -5,7 +5,9 @@ Pure bookkeeping over coded pictures: no camera, no thread. `CameraClock` tells 
 
 from __future__ import annotations
 
+import bisect
 import math
+import operator
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +24,7 @@ _GAP_PERIODS: Final = 1.6
 _OWN_S: Final = 0.04  # stamps may be noisy; what is further off is not the moment's own picture
 _IRREGULAR_SHARE: Final = 0.2  # more wide gaps: the frame rate varies, nothing is lost
 _RECENT: Final = 50
+_STUCK: Final = 8  # pictures; a few may share a stamp
 _BACK_STEPS: Final = 3  # so many among the recent pictures mean B-frames
 
 
@@ -73,8 +76,8 @@ class PacketRing:
         """Duration of the last complete GOP."""
         self.too_short = False
         """`keep_s` does not fit into `max_bytes`: I-frame interval or bit rate is far too high."""
-        self.stamps_stuck = False
-        """The stream's time stamps do not move."""
+        self._by_arrival = 0
+        """Pictures in a row whose time stamps did not move."""
         self._gops: deque[_Gop] = deque()
         self.size_bytes = 0
         """Bytes of all pictures held."""
@@ -99,7 +102,7 @@ class PacketRing:
         if self._begins_new_time(position_s, picture.arrival_s):
             self._former_period_s = self._regular_period_s()
             self._begin_time()
-        self.stamps_stuck = picture.by_arrival
+        self._by_arrival = self._by_arrival + 1 if picture.by_arrival else 0
         self._clock.note(position_s, picture.arrival_s)
         self._recent_s.append(position_s)
         if self._newest_s is None or position_s > self._newest_s:
@@ -128,6 +131,11 @@ class PacketRing:
         """Parts per million by which the stream's time runs fast; `None` while that is unsure."""
         is_known = self._clock.is_sure and not self.stamps_stuck
         return round((1 / self._clock.rate - 1) * 1_000_000) if is_known else None
+
+    @property
+    def stamps_stuck(self) -> bool:
+        """Tell whether the stream's time stamps do not move."""
+        return self._by_arrival >= _STUCK
 
     @property
     def newest_shot_s(self) -> float | None:
@@ -170,8 +178,21 @@ class PacketRing:
         nearest = candidates[0]
         best = distance_s, gop, index = next(undamaged, nearest)
         [choice] = self._choices(gop, [index], damaged=index >= whole[id(gop)])
-        stands_in = best is not nearest or distance_s > max(_OWN_S, period_s)
+        is_far = distance_s > max(_OWN_S, period_s)
+        stands_in = best is not nearest or (is_far and self._lacks(wanted_s))
         return replace(choice, stands_in=stands_in)
+
+    def _lacks(self, wanted_s: float) -> bool:
+        """Tell whether a moment's own picture was lost, or is not of the time that is held."""
+        held = sorted((one.shot_s, n, one) for n, one in enumerate(self._all_held()))
+        place = bisect.bisect_right(held, wanted_s, key=operator.itemgetter(0))
+        if not 0 < place < len(held):
+            return True
+        earlier, later = held[place - 1][2], held[place][2]
+        return later.picture.after_loss or later.clock is not earlier.clock
+
+    def _all_held(self) -> Iterator[_Held]:
+        return (held for gop in self._gops for held in gop.pictures)
 
     def around(self, wanted_s: float, within_s: float) -> list[Choice]:
         """Return all undamaged pictures shot no further than `within_s` from `wanted_s`.

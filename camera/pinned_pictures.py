@@ -163,11 +163,15 @@ class PinnedPictures:
             found = self._ring.nearest(pin.wanted_s, math.inf) if self._ring else None
             return (found,) if found else ()
 
+    def has_pictures(self) -> bool:
+        """Tell whether this session's pictures can be decoded: a keyframe has come, and is kept."""
+        with self._changed:
+            return self._ring is not None and self._ring.has_pictures
+
     def live(self) -> bool:
         """Tell whether pictures that can be decoded are coming."""
         with self._changed:
-            has_pictures = self._ring is not None and self._ring.has_pictures
-            return has_pictures and not self.is_late(self.age_s())
+            return self.has_pictures() and not self.is_late(self.age_s())
 
     def age_s(self) -> float:
         """Return how long ago the newest picture was shot; without one, the session began."""

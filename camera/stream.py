@@ -144,7 +144,10 @@ class CameraStream(Worker):
         if is_late:
             if self._state == "streaming":
                 self._enter("stalled", f"no new picture for {age_s:.1f} s", SILENT.hint)
-        elif self._state != "streaming":
+        elif self._state == "streaming":
+            if not self._pictures.has_pictures():  # its only keyframe is too old to be kept
+                return self._lose(_NO_KEYFRAME.reason, _NO_KEYFRAME.hint)
+        else:
             if self._pictures.live():
                 self._enter("streaming", None, None)
                 self._attempts = 0

@@ -15,6 +15,7 @@ class BuiltPicture:
     data: bytes
     torn: bool = False
     continues: bool = False
+    after_loss: bool = False
 
 
 class Assembler(Protocol):

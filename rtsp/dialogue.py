@@ -25,7 +25,7 @@ REPLY_MAX_BYTES: Final = 64 * 1024
 ASKED: Final = (b"OPTIONS ", b"GET_PARAMETER ", b"SET_PARAMETER ", b"ANNOUNCE ")
 """Requests of cameras; some end the session when they get no answer."""
 ENDED: Final = (b"TEARDOWN ", b"REDIRECT ")
-_BEGINNINGS: Final = (b"RTSP/1.0 ", *ASKED, *ENDED)
+BEGINNINGS: Final = (b"RTSP/1.0 ", *ASKED, *ENDED)
 _CSEQ: Final = re.compile(rb"^cseq:\s*(\d{1,9})", re.IGNORECASE | re.MULTILINE)
 _BODY_BYTES: Final = re.compile(
     rb"^content-length:[ \t]*(\d{1,9})\s*$", re.IGNORECASE | re.MULTILINE
@@ -34,7 +34,7 @@ _TRIES: Final = 4  # redirects, hang-ups after a 401 and cameras that want OPTIO
 _MISCOUNTED: Final = 16  # so many bytes may be missing of what a camera announced
 _MISCOUNTED_S: Final = 0.5
 _FRAME_HEAD_BYTES: Final = 4  # "$", channel, length: RFC 2326, 10.12
-_HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
+HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
 _STATUS: Final = re.compile(r"RTSP/1\.0 +([0-9]{3})(?![0-9])([^\r\n]*)")
 _CONNECT_S: Final = 2.0  # enough on a LAN: the kernel's second SYN goes out after 1 s
 _TURN_S: Final = 0.5
@@ -277,7 +277,7 @@ class Dialogue:
         self._skip_packets()
         while not self._has_head() and self._receive():
             self._skip_packets()
-        end = _HEAD_END.search(self.buffer)
+        end = HEAD_END.search(self.buffer)
         return bytes(self.buffer[: end.end() if end else None])
 
     def _has_head(self) -> bool:
@@ -285,8 +285,8 @@ class Dialogue:
         buffer = self.buffer
         if buffer.startswith(b"$"):  # the beginning of a packet
             return False
-        foreign = not any(word.startswith(buffer[: len(word)]) for word in _BEGINNINGS)
-        return foreign or _HEAD_END.search(buffer) is not None
+        foreign = not any(word.startswith(buffer[: len(word)]) for word in BEGINNINGS)
+        return foreign or HEAD_END.search(buffer) is not None
 
     def _body(self, start: int, size: int) -> bytes:
         """Read a message's body, or what there is of it when the camera has said too much."""

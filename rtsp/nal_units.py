@@ -157,7 +157,7 @@ def may_hold_fields(sps: bytes) -> bool:
 
 
 def _frame_number_bits(sps: bytes) -> int:
-    bits = _Bits(sps)
+    bits = _Bits(sps, _SPS_BYTES)
     _skip_to_frame_number_bits(bits)
     return bits.golomb() + 4
 
@@ -167,13 +167,26 @@ def _skip_to_frame_number_bits(bits: _Bits) -> None:
     bits.number(16)
     bits.golomb()  # seq_parameter_set_id
     if profile in _H264_HIGH_PROFILES:
-        if bits.golomb() == _CHROMA_444:
+        chroma = bits.golomb()
+        if chroma == _CHROMA_444:
             bits.number(1)
         bits.golomb()  # bit depths
         bits.golomb()
         bits.number(1)
         if bits.number(1):
-            raise ValueError("scaling lists are not read")
+            for number in range(12 if chroma == _CHROMA_444 else 8):
+                if bits.number(1):
+                    _skip_scaling_list(bits, 16 if number < 6 else 64)
+
+
+def _skip_scaling_list(bits: _Bits, size: int) -> None:
+    last = following = 8
+    for _ in range(size):
+        if following:
+            code = bits.golomb()
+            delta = (code + 1) // 2 if code % 2 else -(code // 2)
+            following = (last + delta) % 256
+        last = following or last
 
 
 def _frame_number(slice_: bytes, width: int) -> int:

@@ -27,7 +27,7 @@ class CodedPicture:
     with all parameter sets before a keyframe, or a JPEG. `torn`: a part of it, or something lost
     right before it that it depends on, is missing. `continues`: it is more of the picture before
     it, whose end seemed to have come. `by_arrival`: time stamps don't move, so that arrivals make
-    the stream's time.
+    the stream's time. `after_loss`: packets right before it are missing, maybe whole pictures.
     """
 
     position_s: float
@@ -37,6 +37,7 @@ class CodedPicture:
     torn: bool
     continues: bool = False
     by_arrival: bool = False
+    after_loss: bool = False
 
 
 class RtpReceiver:
@@ -159,7 +160,7 @@ class RtpReceiver:
         place = max(0, self._same_stamp - 1)
         if not place:
             self._stamp_arrival_s = self._arrival_s
-        is_stuck = place > 0 and (self._step == 0 or place > 2 * self._same_stamp_before)
+        is_stuck = place >= max(1, self._same_stamp_before)
         if is_stuck:
             since = (self._arrival_s - self._stamp_arrival_s) * self._clock_hz
         else:
@@ -173,6 +174,7 @@ class RtpReceiver:
                 torn=built.torn,
                 continues=built.continues,
                 by_arrival=is_stuck,
+                after_loss=built.after_loss,
             )
         )
 

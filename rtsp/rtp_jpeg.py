@@ -62,6 +62,7 @@ class JpegAssembler:
         self._head = b""
         self._scan = bytearray()
         self._broken = False
+        self._after_loss = False
 
     @property
     def has_begun(self) -> bool:
@@ -73,11 +74,15 @@ class JpegAssembler:
 
     def add(self, payload: bytes, *, after_loss: bool) -> None:
         """Take the next payload; `after_loss` when packets before it are missing."""
+        if len(payload) < 8:  # padding alone, or cut
+            self._broken |= bool(self._scan) and bool(payload or after_loss)
+            return
         offset = int.from_bytes(payload[1:4], "big")
         if offset == 0 and self._scan and (built := self.finish(torn=after_loss)) is not None:
             self._built.append(built)  # neither stamp nor marker said that it has ended
         self._broken |= after_loss and bool(self._scan)
-        if offset != len(self._scan) or len(payload) < 8 or offset > _LARGEST_BYTES:
+        self._after_loss |= after_loss
+        if offset != len(self._scan) or offset > _LARGEST_BYTES:
             self._broken = True
             return
         at = 8
@@ -108,15 +113,16 @@ class JpegAssembler:
         return built
 
     def finish(self, *, torn: bool) -> BuiltPicture | None:
-        """Return the JPEG and begin the next; of a torn one what came before the gap."""
+        """Return the JPEG and begin the next; of a torn one what came before the gap, if any."""
         scan, head, broken = bytes(self._scan), self._head, self._broken or torn
+        after_loss = self._after_loss
         self._begin()
         if not (scan or broken):
             return None
         if scan.startswith(_START):  # some cameras send the whole file
             head = b""
         end = b"" if not scan or scan.rstrip(b"\0").endswith(_END) else _END
-        return BuiltPicture(key=True, data=head + scan + end, torn=broken)
+        return BuiltPicture(key=True, data=head + scan + end, torn=broken, after_loss=after_loss)
 
     def go_on(self) -> None:
         """Do nothing: a JPEG's first payload tells that it is the first."""

@@ -22,7 +22,7 @@ _H265_FU: Final = 49
 _ORDER_BYTES: Final = 2
 _JUDGED_UNITS: Final = 50
 _UNITS_NEEDED: Final = 8  # to know a camera's way
-_USUAL_SHARE: Final = 0.9
+_USUAL_SHARE: Final = 0.95
 
 
 class NalAssembler:
@@ -46,8 +46,8 @@ class NalAssembler:
         self._built: list[BuiltPicture] = []
         self._units: list[bytes] = []
         self._fragments: list[bytes] = []
-        self._fragment_bytes: deque[int] = deque(maxlen=_JUDGED_UNITS)
-        """Of recent units in fragments of one size; 0 for those in uneven ones."""
+        self._fragment_bytes: dict[int, deque[int]] = {}
+        """Of recent units of each kind in fragments of one size; 0 for those in uneven ones."""
         self._size_bytes = 0
         self._torn = False
         self._loss_before = False
@@ -108,7 +108,7 @@ class NalAssembler:
         stands_alone = key and (self._has_sps or not self._sets_come)
         self._sets_come |= self._has_sps
         is_torn = torn or (self._loss_before and not stands_alone)
-        built = BuiltPicture(key, data, is_torn, self._continues)
+        built = BuiltPicture(key, data, is_torn, self._continues, self._loss_before)
         self._units = []
         self._sets_here = {}
         self._size_bytes = 0
@@ -185,20 +185,22 @@ class NalAssembler:
         self._torn |= is_shortened
 
     def _is_shortened(self) -> bool:
-        """Tell whether a packet was cut on its way, which H.265's decoder does not notice.
+        """Tell whether a packet of H.265 was cut on its way: its decoder does not notice.
 
-        Packets are filled up, so that all fragments but a unit's last are of one size, and the last
-        is no larger. A camera that has another way is not judged.
+        Most cameras fill packets up, so that all fragments but a unit's last are of one size. Only
+        units of three fragments and more prove that, and only cameras that do it nearly always are
+        judged: others begin with a shorter fragment, or end one where their memory ends.
         """
-        _, first, *others = map(len, self._fragments)
-        if not others:
+        header, *pieces, _ = self._fragments
+        sizes = [len(piece) for piece in pieces]
+        if self._codec != "h265" or self._order_bytes or not sizes:
             return False
-        is_even = all(size == first for size in others[:-1]) and others[-1] <= first
-        recent = self._fragment_bytes
+        recent = self._fragment_bytes.setdefault(header[0], deque(maxlen=_JUDGED_UNITS))
         [(usual, count)] = Counter(recent).most_common(1) or [(0, 0)]
-        recent.append(first if is_even else 0)
-        is_known = usual and count >= max(_UNITS_NEEDED, _USUAL_SHARE * (len(recent) - 1))
-        return bool(is_known) and recent[-1] != usual
+        is_known = count >= max(_UNITS_NEEDED, _USUAL_SHARE * len(recent))
+        if len(sizes) > 1:
+            recent.append(sizes[0] if len(set(sizes)) == 1 else 0)
+        return is_known and min(sizes) < usual
 
     def _add_unit(self, unit: bytes) -> None:
         """Take a NAL unit; some cameras put several into one, with start codes between them."""

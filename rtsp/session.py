@@ -18,7 +18,16 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from rtsp.connection import Tap, untapped
-from rtsp.dialogue import ASKED, ENDED, Reply, body_bytes, describe, parse_reply
+from rtsp.dialogue import (
+    ASKED,
+    BEGINNINGS,
+    ENDED,
+    HEAD_END,
+    Reply,
+    body_bytes,
+    describe,
+    parse_reply,
+)
 from rtsp.errors import RtspError
 from rtsp.rtp import CodedPicture, RtpReceiver
 from rtsp.sdp import Video
@@ -35,7 +44,7 @@ _NOT_OFFERED: Final = frozenset({405, 501, 551})
 _STRAY_BYTES: Final = 1 << 16
 _RTP_VERSION: Final = 2
 _LARGEST_CHANNEL: Final = 15  # they are numbered from 0 on, two for each track
-_HEAD_END: Final = b"\r\n\r\n"
+_MAY_BEGIN: Final = re.compile(b"|".join(map(re.escape, (b"$", *BEGINNINGS))))
 _LARGEST_HEAD: Final = 1 << 14
 _PORT_TRIES: Final = 50
 
@@ -225,18 +234,18 @@ class RtspSession:
         """Return the size of the packet or message at `at` in the buffer; 0 while incomplete."""
         buffer = self._dialogue.buffer
         left = len(buffer) - at
-        if left < 4:
+        if left < 5:
             return 0
         if buffer[at] == 0x24 and self._may_be_packet(at):
             size = 4 + (buffer[at + 2] << 8 | buffer[at + 3])
             self._stray_bytes = 0
             return size if size <= left else 0
         if buffer.startswith((b"RTSP", *ASKED, *ENDED), at):
-            end = buffer.find(_HEAD_END, at, at + _LARGEST_HEAD)
-            if end < 0:
+            end = HEAD_END.search(buffer, at, at + _LARGEST_HEAD)
+            if end is None:
                 return 0 if left < _LARGEST_HEAD else self._stray(at, left)
-            head = bytes(buffer[at : end + 2])
-            size = len(head) + 2 + body_bytes(head)
+            head = bytes(buffer[at : end.end()])
+            size = len(head) + body_bytes(head)
             if size > left:
                 return 0
             self._heed(head)
@@ -270,18 +279,15 @@ class RtspSession:
             self._keep_alive_by = others[self._keep_alive_by]
 
     def _may_be_packet(self, at: int) -> bool:
-        """Tell whether a packet seems to begin here; one of another channel must look like RTP."""
-        head = self._dialogue.buffer[at : at + 5]
-        is_ours = head[1] - self._rtp_channel in (0, 1)
-        if is_ours or len(head) < 5:
-            return True
-        return head[1] <= _LARGEST_CHANNEL and head[4] >> 6 == _RTP_VERSION
+        """Tell whether a packet seems to begin here: an empty one, or one of RTP or RTCP."""
+        _, channel, high, low, first = self._dialogue.buffer[at : at + 5]
+        is_ours = channel - self._rtp_channel in (0, 1)
+        is_rtp = first >> 6 == _RTP_VERSION or not high + low
+        return is_rtp and (is_ours or channel <= _LARGEST_CHANNEL)
 
     def _stray(self, at: int, left: int) -> int:
-        """Return how many bytes to skip up to where a packet of ours may begin again."""
-        channels = bytes([self._rtp_channel, self._rtp_channel + 1 & 0xFF])
-        packet = rb"\$(?:\Z|[%b](?:.{0,2}\Z|..[\x80-\xbf]))" % re.escape(channels)
-        following = re.compile(packet, re.DOTALL).search(self._dialogue.buffer, at + 1)
+        """Return how many bytes to skip up to where a packet or message may begin again."""
+        following = _MAY_BEGIN.search(self._dialogue.buffer, at + 1)
         size = left if following is None else following.start() - at
         self._stray_bytes += size
         if self._stray_bytes > _STRAY_BYTES:

@@ -199,7 +199,11 @@ def test_packets_before_and_with_the_answer_to_play(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize(
-    "stray", [b"\r\n", b"ab$\x07cd$$", b"$\x07\xff\xff\0\0", b"$", b"x$\0\0\x0c\x60$\1"]
+    "stray",
+    [
+        *(b"\r\n", b"ab$\x07cd$$", b"$\x07\xff\xff\0\0", b"$", b"x$\0\0\x0c\x60$\1"),
+        b"$\0\xff\xff\0",
+    ],
 )
 def test_stray_bytes_are_skipped_and_a_lot_of_them_ends_the_session(
     serve: Serve, stray: bytes
@@ -265,8 +269,11 @@ class KeptAlive(Camera):
             while found := re.search(rb"([A-Z_]+) rtsp://.*?\r\n\r\n", text, re.DOTALL):
                 text = text[found.end() :]
                 self.kept_by.append(found[1].decode())
-                answer = self.answers.get(self.kept_by[-1], "200 OK\r\nCSeq: 9")
-                peer.send(f"RTSP/1.0 {answer}\r\n\r\n".encode())
+                self.answer(peer)
+
+    def answer(self, peer: Peer) -> None:
+        answer = self.answers.get(self.kept_by[-1], "200 OK\r\nCSeq: 9")
+        peer.send(f"RTSP/1.0 {answer}\r\n\r\n".encode())
 
 
 @pytest.mark.parametrize(
@@ -298,6 +305,26 @@ def test_a_session_is_kept_by_what_the_camera_offers(
         session.read(0.1)
     session.close()
     assert camera.kept_by[: len(kept_by)] == kept_by
+
+
+@pytest.mark.parametrize(
+    ("before", "end"), [("", "\n"), ("\r\n", "\r\n"), ("xy", "\n"), ("\0", "\r\n")]
+)
+def test_replies_in_the_middle_of_a_stream_are_heard(serve: Serve, before: str, end: str) -> None:
+    """With line feeds alone, and behind bytes that belong to nothing."""
+    public = f"{before}RTSP/1.0 200 OK{end}CSeq: 9{end}Public: GET_PARAMETER{end}{end}"
+
+    class Stray(KeptAlive):
+        def answer(self, peer: Peer) -> None:
+            peer.send(public.encode())
+
+    camera = Stray({})
+    session = opened(serve(camera))
+    until_s = time.monotonic() + WAIT_S
+    while "GET_PARAMETER" not in camera.kept_by:
+        assert time.monotonic() < until_s
+        session.read(0.1)
+    session.close()
 
 
 def test_a_camera_that_takes_no_range_plays_without(serve: Serve) -> None:

@@ -299,6 +299,22 @@ def test_an_undamaged_neighbour_is_preferred() -> None:
     assert not nearest(ring, packets[76].shot_s).stands_in
 
 
+@pytest.mark.parametrize("codec", ["h264", "h265", "mjpeg"])
+def test_only_a_lost_picture_is_stood_in_for(codec: str) -> None:
+    """Cameras leave pictures out themselves: then the nearest one is the moment's own."""
+    packets = [replace(p, key=p.key or codec == "mjpeg") for p in stream(100)]
+    for after_loss in (False, True):
+        ring = PacketRing(codec=codec, follows=lambda *_: True)
+        for n, packet in enumerate(packets):
+            if n not in (58, 59, 60):
+                ring.append(replace(coded(packet), after_loss=after_loss and n == 61))
+        found = nearest(ring, packets[59].shot_s + 0.001)
+        assert numbers(found)[-1] == 61
+        assert found.stands_in == after_loss
+        assert not nearest(ring, packets[61].shot_s).stands_in
+        assert nearest(ring, packets[0].shot_s - 0.1).stands_in, "before all that is held"
+
+
 def test_the_moments_of_pictures_placed_by_arrival_are_unsure() -> None:
     ring = PacketRing(codec="h264")
     for packet in stream(60):

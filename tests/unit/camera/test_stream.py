@@ -126,6 +126,28 @@ def test_pictures_without_a_keyframe_are_called_that(monkeypatch: pytest.MonkeyP
     assert stream.status().error is None
 
 
+def test_a_keyframe_that_is_too_old_to_be_kept_ends_the_session(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of an endless GOP: the next session begins with another keyframe."""
+    clock = Clock()
+    pictures = gop(clock, 30)
+    session = Session("h265", pictures)
+    stream = stream_with(session, clock, monkeypatch)
+    for number in range(1, 5):
+        clock.now_s += PERIOD_S
+        data = bytes(9_000_000)
+        position_s = pictures[-1].position_s + number * PERIOD_S
+        session.send(CodedPicture(position_s, clock.now_s, False, data, False))
+        stream.step()
+    assert stream.status().state == "down"
+    assert "no keyframe" in (stream.status().error or "")
+    monkeypatch.setattr(camera_stream, "RtspSession", lambda *_: Session("h265", gop(clock, 30)))
+    stream.step()
+    stream.step()
+    assert stream.status().state == "streaming"
+
+
 def test_a_camera_whose_pictures_are_too_large_is_down_for_that(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -96,6 +96,8 @@ def test_what_cannot_be_told_does_not_follow(broken: bytes) -> None:
         ("interlaced=0", False),
         ("fake-interlaced=1", True),
         ("profile=high444:bframes=0", False),
+        ("interlaced=1:cqm=jvt", True),
+        ("interlaced=0:cqm=jvt", False),
     ],
 )
 def test_interlaced_streams_may_hold_fields(options: str, fields: bool) -> None:

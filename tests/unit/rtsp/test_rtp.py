@@ -398,20 +398,41 @@ def test_a_packet_cut_on_its_way_tears_a_picture_that_goes_on_behind_it(
     assert torn == [*[False] * 12, True, *[False] * (1 + marked)]
 
 
-def test_a_camera_that_fills_its_packets_unevenly_is_not_judged() -> None:
+def _sizes_of(way: str, number: int, chance: random.Random) -> list[int]:
+    """Return a picture's fragment sizes as of a camera with this way of filling packets."""
+    filled = [1397] * 40
+    sizes = {
+        "at random": [chance.randrange(200, 1400) for _ in range(40)],
+        "in equal parts": [1000 + 7 * number] * 40,
+        "a header extension in the first": [1381, *filled],
+        "larger ones in keyframes": [8000] * 40 if number % 25 == 0 else filled,
+        "smaller ones in keyframes": [900] * 40 if number % 25 == 0 else filled,
+        "a ring that wraps": [1397, 500, *filled] if number % 10 == 9 else filled,
+        "the first of keyframes smaller": [1381, *filled] if number % 25 == 0 else filled,
+    }
+    return sizes[way]
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        *("at random", "in equal parts", "a header extension in the first"),
+        *("larger ones in keyframes", "smaller ones in keyframes", "a ring that wraps"),
+        "the first of keyframes smaller",
+    ],
+)
+def test_a_camera_that_fills_its_packets_in_a_way_of_its_own_is_not_judged(way: str) -> None:
     chance = random.Random(1)
-    units = [h265_unit(4000, key=not n) for n in range(40)]
-    uneven = [
-        packing.fragments(unit, "h265", [chance.randrange(200, 1400) for _ in range(9)])
-        for unit in units
+    units = [
+        h265_unit(40_000 if n % 25 == 0 else chance.randrange(1500, 6000), key=n % 25 == 0)
+        for n in range(200)
     ]
-    balanced = [
-        packing.fragments(unit, "h265", [len(unit) // 3] * 3)
-        for unit in [h265_unit(3000 + 7 * n, key=not n) for n in range(40)]
+    packed = [
+        packing.fragments(unit, "h265", _sizes_of(way, n, chance)) for n, unit in enumerate(units)
     ]
-    for packed in (uneven, balanced):
-        found = received(h265_packets(units, packed), receiver("h265"))
-        assert [p.torn for p in found] == [False] * 40
+    found = received(h265_packets(units, packed), receiver("h265"))
+    assert [n for n, p in enumerate(found) if p.torn] == []
+    assert len(found) == 200
 
 
 @pytest.mark.parametrize("size", [500, 4000])
@@ -460,6 +481,28 @@ def test_pictures_whose_stamps_never_move_are_placed_by_their_arrival(
     assert not any(p.by_arrival for p in usual)
 
 
+def test_padding_between_jpegs_is_no_picture() -> None:
+    jpegs = [encode_jpeg(np.full((48, 64, 3), n * 20, np.uint8), 90) for n in range(5)]
+    packets: list[bytes] = []
+    for number, jpeg in enumerate(jpegs):
+        ticks = 1000 + number * TICKS
+        parts = packing.payloads([jpeg], "mjpeg")
+        packets += packing.packets(parts, start=len(packets), ticks=ticks)
+        [padding] = packing.packets([b"\0\0\0\4"], start=len(packets), ticks=ticks)
+        packets.append(bytes([padding[0] | 0x20]) + padding[1:])
+    found = received(packets, receiver("mjpeg"))
+    assert [p.torn for p in found] == [False] * 5
+
+
+def test_what_follows_a_loss_says_so_also_when_it_is_whole() -> None:
+    packets = packets_of([[SPS, PPS, KEY], [PLAIN_LATER[:1] + b"\x9az"], [SPS, PPS, KEY], [PLAIN]])
+    lost = next(n for n, one in enumerate(packets) if one.endswith(b"\x9az"))
+    found = received(packets[:lost] + packets[lost + 1 :])
+    assert [(p.torn, p.after_loss) for p in found] == [
+        *((False, False), (False, True), (False, False))
+    ]
+
+
 def test_stamps_that_stop_are_replaced_by_arrivals_from_there_on() -> None:
     pictures = [list(picture.nals) for picture in CLIP.pictures[:30]]
     into = receiver()
@@ -471,7 +514,7 @@ def test_stamps_that_stop_are_replaced_by_arrivals_from_there_on() -> None:
         for one in packing.packets(parts, start=start, ticks=ticks):
             into.feed(one, 100.0 + number * 0.04, found)
         start += len(parts)
-    assert [p.by_arrival for p in found] == [False] * 13 + [True] * 17
+    assert [p.by_arrival for p in found] == [False] * 11 + [True] * 19
     positions = [p.position_s for p in found]
     assert positions == sorted(positions)
     assert positions[-1] == pytest.approx(29 * 0.04)
