@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -29,6 +30,8 @@ _OPEN_TIMEOUT_S: Final = 10.0  # some cameras need seconds to answer a DESCRIBE
 _READ_TIMEOUT_S: Final = 0.5
 _REOPEN_S: Final = 4.0
 _SHORT_SESSION_S: Final = 2.0
+_MOST_TOLD: Final = 20
+_NUMBER: Final = re.compile(r"\d+(\.\d+)?")
 _KEYFRAME_S: Final = 5.0  # most cameras send one each 1 to 4 s
 _BACKOFF_START_S: Final = 0.5
 _BACKOFF_CAP_S: Final = 1.0
@@ -77,6 +80,7 @@ class CameraStream(Worker):
         self.decoded_s = 0.0
         """When a picture was last decoded, on the monotonic clock."""
         self._codec = ""
+        self._told: set[str] = set()
         self._has_looked = False
         self._pictures = PinnedPictures(
             keep_s=_keep_s(camera, capture),
@@ -171,16 +175,28 @@ class CameraStream(Worker):
 
     def _enter(self, state: str, reason: str | None, hint: str | None, next_step: str = "") -> None:
         with self._lock:
-            before, before_reason = self._state, self._reason
+            before = self._state
             self._state, self._reason, self._hint = state, reason, hint
         name = self.camera.name
         if state == "streaming":
+            self._told.clear()
             if before == "connecting":
                 _log.info("camera %s streaming: %s", name, self._codec.upper())
             else:
                 _log.info("camera %s recovered after %d failed attempts", name, self._attempts)
-        elif (state, reason) != (before, before_reason):
+        elif self._is_news(f"{state}: {reason}"):
             _log.warning("camera %s %s: %s%s", name, state, reason, next_step)
+
+    def _is_news(self, words: str) -> bool:
+        """Tell whether these words, whatever numbers are in them, were not logged since it worked.
+
+        A camera that fails in ever other ways must not fill the log.
+        """
+        cause = _NUMBER.sub("#", words)
+        if cause in self._told or len(self._told) >= _MOST_TOLD:
+            return False
+        self._told.add(cause)
+        return True
 
     # Any thread.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ from camera import stream as camera_stream
 from camera.decoder import Decoded, GopDecoder
 from camera.frame import StreamError
 from camera.stream import CameraStream
+from rtsp.errors import RtspError
 from rtsp.rtp import CodedPicture
 from tests.rigs.gops import h264, h265
 
@@ -124,6 +126,38 @@ def test_pictures_without_a_keyframe_are_called_that(monkeypatch: pytest.MonkeyP
     stream.step()
     assert stream.status().state == "streaming"
     assert stream.status().error is None
+
+
+def test_a_camera_that_fails_in_ever_other_ways_does_not_fill_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="camera.stream")
+    clock = Clock()
+    failures = 0
+
+    def fail(*_: object) -> Session:
+        nonlocal failures
+        failures += 1
+        if failures == 500:
+            return Session("h265", gop(clock, 30))
+        word = "odd" if failures % 2 else chr(0x100 + failures)
+        raise RtspError("server_error", f"camera reports an error ({failures} {word})")
+
+    stream = stream_with(Session("h265", gop(clock, 30)), clock, monkeypatch)
+    stream.close()
+    monkeypatch.setattr(camera_stream, "RtspSession", fail)
+    for _ in range(499):
+        stream.step()
+    downs = [record for record in caplog.messages if "down" in record]
+    assert len(downs) == 20
+    assert sum("odd" in words for words in downs) == 1
+    for _ in range(3):
+        stream.step()
+    assert stream.status().state == "streaming"
+    assert "recovered after 499 failed attempts" in caplog.text
+    stream.close()
+    stream.step()
+    assert len([record for record in caplog.messages if "down" in record]) == 21
 
 
 def test_a_keyframe_that_is_too_old_to_be_kept_ends_the_session(
