@@ -185,7 +185,7 @@ class NalAssembler:
         self._torn |= is_shortened
 
     def _is_shortened(self) -> bool:
-        """Tell whether a packet of H.265 was cut on its way: its decoder does not notice.
+        """Tell whether a packet was cut on its way: decoders don't notice, of H.264 now and then.
 
         Most cameras fill packets up, so that all fragments but a unit's last are of one size. Only
         units of three fragments and more prove that, and only cameras that do it nearly always are
@@ -193,7 +193,7 @@ class NalAssembler:
         """
         header, *pieces, _ = self._fragments
         sizes = [len(piece) for piece in pieces]
-        if self._codec != "h265" or self._order_bytes or not sizes:
+        if self._order_bytes or not sizes:
             return False
         recent = self._fragment_bytes.setdefault(header[0], deque(maxlen=_JUDGED_UNITS))
         [(usual, count)] = Counter(recent).most_common(1) or [(0, 0)]
