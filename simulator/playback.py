@@ -333,12 +333,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (RecordingError, OSError, OverflowError) as error:
         print(error, file=sys.stderr)
         return 1
-    if camera.recording.is_cut:
-        print("The end of the recording is missing; what is there is played.")
-    if camera.recording.end:
-        print(f"The recording ended with: {camera.recording.end}")
-    print(camera.url, flush=True)
     try:
+        if camera.recording.is_cut:
+            print("The end of the recording is missing; what is there is played.")
+        if camera.recording.end:
+            print(f"The recording ended with: {camera.recording.end}")
+        print(camera.url, flush=True)
         threading.Event().wait()
     except KeyboardInterrupt:
         pass
