@@ -183,11 +183,11 @@ class PacketRing:
         return replace(choice, stands_in=stands_in)
 
     def _lacks(self, wanted_s: float) -> bool:
-        """Tell whether a moment's own picture was lost, or is not of the time that is held."""
+        """Tell whether a moment's own picture was lost, or came before those that are held."""
         held = sorted((one.shot_s, n, one) for n, one in enumerate(self._all_held()))
         place = bisect.bisect_right(held, wanted_s, key=operator.itemgetter(0))
         if not 0 < place < len(held):
-            return True
+            return place == 0
         earlier, later = held[place - 1][2], held[place][2]
         return later.picture.after_loss or later.clock is not earlier.clock
 
