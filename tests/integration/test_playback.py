@@ -364,7 +364,9 @@ def test_packets_of_a_connection_are_played_back_over_udp(tmp_path: Path) -> Non
 
 def test_the_program_serves_a_recording(serve: Serve, tmp_path: Path) -> None:
     path = recorded(tmp_path, f"rtsp://127.0.0.1:{serve(Quirky()).port}/live")
-    command = [sys.executable, "-m", "simulator.playback", str(path)]
+    # Whoever runs the tests in the background ignores SIGINT, and so would the program.
+    command = ["/usr/bin/env", "--default-signal=INT", sys.executable, "-m", "simulator.playback"]
+    command.append(str(path))
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as program:
         killer = threading.Timer(PATIENCE_S, program.kill)
         killer.start()
