@@ -14,19 +14,19 @@ import re
 import socket
 import sys
 import threading
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
+from simulator.loop_thread import LoopThread
 from simulator.recording import Connection, Item, Recording, RecordingError, Reply, read
 from simulator.rtsp_camera import Request, read_request
 
 _HOST: Final = "127.0.0.1"
 _LARGEST_HEAD: Final = 16_384
-_PATIENCE_S: Final = 3.0
 _PORT_TRIES: Final = 50
 _HARMLESS: Final = frozenset({"OPTIONS", "GET_PARAMETER", "SET_PARAMETER", "TEARDOWN"})
 _PLACE: Final = re.compile(r"rtsps?://[^/\s;,\"]*", re.IGNORECASE)
@@ -51,8 +51,7 @@ class RecordedCamera:
         self.connections = 0
         """How many there were so far."""
         self._server: asyncio.Server | None = None
-        self._loop: asyncio.AbstractEventLoop
-        self._thread: threading.Thread | None = None
+        self._thread = LoopThread("playback")
 
     @property
     def url(self) -> str:
@@ -68,31 +67,16 @@ class RecordedCamera:
         Raises:
             OSError: the port is taken.
         """
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="playback", daemon=True)
         self._thread.start()
         try:
-            self._call(self._listen(port))
+            self._thread.call(self._listen(port))
         except BaseException:
             self.stop()
             raise
 
     def stop(self) -> None:
         """Close every connection and end."""
-        thread, self._thread = self._thread, None
-        if thread is None:
-            return
-        self._call(self._end())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        thread.join(_PATIENCE_S)
-        self._loop.close()
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
-
-    def _call(self, work: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(_PATIENCE_S)
+        self._thread.stop(self._end)
 
     async def _listen(self, port: int) -> None:
         self._server = await asyncio.start_server(self._serve, _HOST, port, limit=_LARGEST_HEAD)
@@ -101,10 +85,6 @@ class RecordedCamera:
     async def _end(self) -> None:
         if self._server is not None:
             self._server.close()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         known = self.recording.connections

@@ -11,22 +11,21 @@ import random
 import re
 import secrets
 import struct
-import threading
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote, urlsplit
 
 from simulator import rtp
 from simulator.clip import Clip, Picture
+from simulator.loop_thread import LoopThread
 
 _HOST: Final = "127.0.0.1"
 _REALM: Final = "simulated camera"
 _METHODS: Final = "OPTIONS, DESCRIBE, SETUP, PLAY, GET_PARAMETER, TEARDOWN"
 _LARGEST_HEAD: Final = 16_384
 _MOST_UNSENT_BYTES: Final = 4_000_000
-_PATIENCE_S: Final = 3.0
 _REASONS: Final = {
     200: "OK",
     400: "Bad Request",
@@ -83,8 +82,7 @@ class SimulatedCamera:
         self._server: asyncio.Server | None = None
         self._shooting: asyncio.Task[None] | None = None
         self._works = asyncio.Event()
-        self._loop: asyncio.AbstractEventLoop
-        self._thread: threading.Thread | None = None
+        self._thread = LoopThread(f"camera-{clip.name}")
         self._timestamp = float(secrets.randbelow(1 << 32))
         self._clock_rate = 1.0
         self._lost_share = 0.0
@@ -116,37 +114,28 @@ class SimulatedCamera:
             OSError: the port is taken.
         """
         self._started_s = time.monotonic()
-        self._loop = asyncio.new_event_loop()
-        name = f"camera-{self.clip.name}"
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
         try:
-            self._call(self._begin(port))
+            self._thread.call(self._begin(port))
         except BaseException:
             self.stop()
             raise
 
     def stop(self) -> None:
         """Close every connection and end."""
-        thread, self._thread = self._thread, None
-        if thread is None:
-            return
-        self._call(self._end())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        thread.join(_PATIENCE_S)
-        self._loop.close()
+        self._thread.stop(self._disconnect)
 
     def freeze(self) -> None:
         """Hang: connections stay open, nothing is sent or answered any more."""
-        self._loop.call_soon_threadsafe(self._works.clear)
+        self._thread.soon(self._works.clear)
 
     def thaw(self) -> None:
         """Go on, with what is to be seen now."""
-        self._loop.call_soon_threadsafe(self._works.set)
+        self._thread.soon(self._works.set)
 
     def unplug(self) -> None:
         """Go off: all connections break, new ones are refused."""
-        self._call(self._disconnect())
+        self._thread.call(self._disconnect())
 
     def plug(self) -> None:
         """Come back on the same port.
@@ -154,12 +143,12 @@ class SimulatedCamera:
         Raises:
             OSError: somebody else has taken it meanwhile.
         """
-        self._call(self._listen(self.port))
+        self._thread.call(self._listen(self.port))
 
     def change_password(self, password: str) -> None:
         """Ask for another password from now on; who is connected has to log in again."""
         self._password = password
-        self._loop.call_soon_threadsafe(self._drop_viewers)
+        self._thread.soon(self._drop_viewers)
 
     def run_clock_at(self, rate: float) -> None:
         """Let the time stamps run slow or fast: 0.96 is 4 % too slow, 0 stands still."""
@@ -172,14 +161,7 @@ class SimulatedCamera:
     def send_keyframes(self, wanted: bool) -> None:
         """Send keyframes or leave them out; who is connected has to connect anew."""
         self._keyframes = wanted
-        self._loop.call_soon_threadsafe(self._drop_viewers)
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
-
-    def _call(self, work: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(_PATIENCE_S)
+        self._thread.soon(self._drop_viewers)
 
     async def _begin(self, port: int) -> None:
         self._works.set()
@@ -196,13 +178,6 @@ class SimulatedCamera:
         if server is not None:
             server.close()
         self._drop_viewers()
-
-    async def _end(self) -> None:
-        await self._disconnect()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _drop_viewers(self) -> None:
         for viewer in tuple(self._viewers):
