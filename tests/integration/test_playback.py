@@ -7,7 +7,6 @@ import json
 import re
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import threading
@@ -33,7 +32,7 @@ from simulator.rtsp_camera import SimulatedCamera
 from tests.rigs.daemon import PATIENCE_S, ROOT, DaemonProcess, free_port
 from tests.rigs.gates import CLIPS, number_in
 from tests.rigs.rtsp import diagnose
-from tests.rigs.scripted_camera import WAIT_S, Peer, Script, Serve, serving
+from tests.rigs.scripted_camera import WAIT_S, Peer, Script, Serve, certified, serving
 from tests.rigs.streams import settle, stream_of
 
 CLIP = clip.load(CLIPS / "entry.h264")
@@ -411,14 +410,7 @@ def test_addresses_and_lengths_are_the_playback_s(serve: Serve, tmp_path: Path) 
 def test_a_camera_with_tls_is_recorded_and_played_back_without(
     serve: Serve, tmp_path: Path
 ) -> None:
-    key, chain = tmp_path / "key.pem", tmp_path / "cert.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=camera",
-         "-days", "2", "-keyout", str(key), "-out", str(chain)],
-        check=True, capture_output=True, timeout=60,
-    )  # fmt: skip
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(chain, key)
+    context = certified(tmp_path)
 
     def script(peer: Peer) -> None:
         for body in (SDP, "", ""):

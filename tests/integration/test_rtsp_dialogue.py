@@ -7,7 +7,6 @@ import hashlib
 import re
 import socket
 import ssl
-import subprocess
 import threading
 import time
 import warnings
@@ -20,7 +19,7 @@ import pytest
 from rtsp.dialogue import REPLY_MAX_BYTES
 from rtsp.errors import Diagnosis
 from tests.rigs.rtsp import diagnose
-from tests.rigs.scripted_camera import WAIT_S, Peer, Script, Serve, Server, serving
+from tests.rigs.scripted_camera import WAIT_S, Peer, Script, Serve, Server, certified, serving
 
 PASSWORD = "pä@s:s/CANARY"
 USERINFO = "admin:p%C3%A4%40s%3As%2FCANARY"
@@ -382,15 +381,7 @@ def test_unknown_host() -> None:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> ssl.SSLContext:
-    key, chain = tmp_path / "key.pem", tmp_path / "cert.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=camera",
-         "-days", "2", "-keyout", str(key), "-out", str(chain)],
-        check=True, capture_output=True, timeout=60,
-    )  # fmt: skip
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(chain, key)
-    return context
+    return certified(tmp_path)
 
 
 def test_rtsps_accepts_a_self_signed_certificate(serve: Serve, certificate: ssl.SSLContext) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import socket
 import ssl
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 WAIT_S = 60.0
 
@@ -95,3 +97,16 @@ def serving() -> Iterator[Serve]:
     yield start
     for server in servers:
         server.close()
+
+
+def certified(folder: Path) -> ssl.SSLContext:
+    """Return a server's TLS settings, with a certificate that it signed itself."""
+    key, chain = folder / "key.pem", folder / "cert.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=camera",
+         "-days", "2", "-keyout", str(key), "-out", str(chain)],
+        check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(chain, key)
+    return context
