@@ -35,7 +35,7 @@ _NUMBER: Final = re.compile(r"\d+(\.\d+)?")
 _KEYFRAME_S: Final = 5.0  # most cameras send one each 1 to 4 s
 _BACKOFF_START_S: Final = 0.5
 _BACKOFF_CAP_S: Final = 1.0
-_REFUSED_BACKOFF_S: Final = 60.0  # cameras lock an account after a few wrong passwords
+_REFUSED_BACKOFF_S: Final = 60.0  # for people to act; cameras lock an account after some refusals
 _EARLY_S: Final = 0.3  # a camera that is later must not keep others from decoding
 _LONGEST_GOP_S: Final = 4.0
 _LONG_GOP_S: Final = 2.5
@@ -139,8 +139,11 @@ class CameraStream(Worker):
                 self._pictures.append(picture)
         except RtspError as error:
             return self._lose(error.diagnosis.reason, error.diagnosis.hint)
-        except PictureError as error:
-            return self._lose(str(error), error.hint)
+        except PictureError as error:  # too large: only other settings help
+            self.close()
+            next_step = f"; retrying in {_REFUSED_BACKOFF_S:.0f} s"
+            self._enter("down", str(error), error.hint, next_step)
+            return _REFUSED_BACKOFF_S
         age_s = self._pictures.age_s()
         is_late = self._pictures.is_late(age_s)
         if is_late and age_s > _REOPEN_S:
