@@ -15,6 +15,7 @@ from rtsp.rtp_nal import NalAssembler
 _HEADER_BYTES: Final = 12
 _NEAR: Final = 1 << 15
 _REORDER_S: Final = 0.05  # on a LAN packets are out of order by milliseconds at most
+_LATE_IN_A_ROW: Final = 16
 _RESTARTED: Final = 3000  # a sequence number that far back is a restart, not an old packet
 
 
@@ -71,6 +72,9 @@ class RtpReceiver:
         self._expected: int | None = None
         self._is_other_source = False
         self._early: dict[int, tuple[bytes, float]] = {}
+        self._late = 0
+        """Late packets in a row, one number after the other."""
+        self._late_next = 0
         self._ticks = self._step = 0
         self._same_stamp = self._same_stamp_before = 0
         """Pictures with the present stamp so far, and with the one before."""
@@ -94,7 +98,12 @@ class RtpReceiver:
             self._early.clear()
         ahead = 0 if self._expected is None else (sequence - self._expected) & 0xFFFF
         if ahead >= _NEAR and 0x10000 - ahead < _RESTARTED:
-            return  # a duplicate, or too late
+            if not self._is_restart(sequence):
+                return  # a duplicate, or too late
+            self._is_other_source = True
+            self._expected, ahead = sequence, 0
+            self._early.clear()
+        self._late = 0
         if ahead and self._reorder:
             self._early[sequence] = (packet, arrival_s)
             waited_s = arrival_s - next(iter(self._early.values()))[1]
@@ -104,6 +113,15 @@ class RtpReceiver:
         self._take(sequence, packet, arrival_s, pictures)
         if self._early:
             self._take_early(pictures, skip=False)
+
+    def _is_restart(self, sequence: int) -> bool:
+        """Tell whether late packets are no late ones: so many come one after the other.
+
+        What went ahead of them was one stray packet; else they would be dropped for thousands.
+        """
+        self._late = self._late + 1 if sequence == self._late_next else 1
+        self._late_next = (sequence + 1) & 0xFFFF
+        return self._late >= _LATE_IN_A_ROW
 
     def _take_early(self, pictures: list[CodedPicture], *, skip: bool) -> None:
         """Take held-back packets that are in order now; `skip` gives up on the missing ones."""

@@ -26,10 +26,11 @@ def test_the_rig_notices_losses_that_are_not_told(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("codec", CLIPS)
-def test_rubbish_is_borne(codec: str) -> None:
+def test_rubbish_is_borne_and_got_over(codec: str) -> None:
     for seed in range(6):
-        assert throw_rubbish(codec, seed).rubbish == 1
+        assert throw_rubbish(codec, seed).wrong == 0
 
 
 def test_dialogues_changed_at_random_are_borne() -> None:
-    assert sum(map(fuzz_dialogue, range(25))) == 25
+    played = sum(map(fuzz_dialogue, range(25)))
+    assert 0 < played < 25, "some are too broken to play, and none raises"

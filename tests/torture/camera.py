@@ -59,6 +59,8 @@ _PERIOD_S: Final = 1 / FPS
 _JITTER_S: Final = 0.008
 _NEAR_S: Final = _PERIOD_S + _JITTER_S  # of a lost frame the one before is as near as the next
 _SAME: Final = 2.0  # mean difference in grey levels of a frame encoded as JPEG
+_PAUSE_S: Final = 5.0  # longer than a picture is waited for
+_RECOVERY_PICTURES: Final = 100  # four keyframes, and time for the clock
 _JUDGED_RATE: Final = 0.003
 _KEY_KINDS: Final = range(16, 24)
 _EXCUSES: Final = frozenset({"stale", "timing_unsure", "damaged", "smeared"})
@@ -166,13 +168,20 @@ class Camera:
         with mock.patch.object(stream_module, "RtspSession", return_value=self._session):
             self.stream.step()
 
+    def mend(self) -> None:
+        """Let no packet be spoiled any more."""
+        self._rate = 0.0
+
     def capture(self, pin: Pin) -> Frame:
         """Let time pass until the pinned picture has come, and take it. Raises `StreamError`."""
         for _ in range(FPS):
             if pin.choices:
                 break
             self.send()
-        self.now_s += 0.0 if pin.choices else 5.0
+        if not pin.choices:  # as if the camera paused too
+            self.now_s += _PAUSE_S
+            self.began_s += _PAUSE_S
+            self._ticks += round(_PAUSE_S * 90_000)
         return self.stream.take(pin)
 
     def is_right(self, frame: Frame, moment_s: float) -> bool:
@@ -245,7 +254,11 @@ def play(codec: str, seed: int, *, rate: float, udp: bool) -> Tally:
 
 
 def throw_rubbish(codec: str, seed: int) -> Tally:
-    """Send flipped bits and made-up packets; only to crash, to hang or to hoard counts."""
+    """Send flipped bits and made-up packets, then let the camera be as it should be.
+
+    Pictures beside rubbish can't be judged; it must not crash, hang or hoard, and all must be right
+    once it is over.
+    """
     chance = random.Random(seed)
     camera = Camera(codec, seed, rate=0.02, udp=bool(seed & 1))
     waiting, receiver = camera._session.waiting, camera._receiver
@@ -255,8 +268,13 @@ def throw_rubbish(codec: str, seed: int) -> Tally:
             receiver.feed(packet, camera.now_s, waiting)
     with suppress(StreamError):
         camera.capture(camera.stream.pin(camera.now_s))
+    camera.mend()
+    for _ in range(_RECOVERY_PICTURES):
+        camera.send()
+    moment_s = camera.now_s
+    frame = camera.capture(camera.stream.pin(moment_s))
     camera.stream.close()
-    return Tally(rubbish=1)
+    return Tally(rubbish=1, wrong=not camera.is_right(frame, moment_s))
 
 
 def _rubbish(codec: str, chance: random.Random) -> list[bytes]:
@@ -289,7 +307,8 @@ def one_round(number: int, duration_s: float) -> Tally:
                 found.wrong += found.captures - found.unflagged + found.failed
             tally.add(found)
             tally.add(throw_rubbish(codec, turn))
-            tally.add(Tally(dialogues=fuzz_dialogue(turn)))
+            fuzz_dialogue(turn)
+            tally.add(Tally(dialogues=1))
         except Exception as error:  # noqa: BLE001 - any is what the rig looks for
             print(f"  {codec} {turn}: {type(error).__name__}: {error}", flush=True)
             tally.crashes += 1

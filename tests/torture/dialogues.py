@@ -35,8 +35,8 @@ _PIECES: Final = (
 )
 
 
-def fuzz_dialogue(seed: int) -> int:
-    """Hold one dialogue with a camera that errs, and return 1.
+def fuzz_dialogue(seed: int) -> bool:
+    """Hold one dialogue with a camera that errs, and tell whether it came to play.
 
     Raises:
         Exception: the client did not bear it; `RtspError` is its way of bearing it.
@@ -61,14 +61,16 @@ def fuzz_dialogue(seed: int) -> int:
 
     with serving() as serve:
         server = serve(play)
+        came_to_play = False
         with suppress(RtspError):
             session = RtspSession(f"rtsp://u:p@127.0.0.1:{server.port}/x", "tcp", _PATIENCE_S)
+            came_to_play = True
             try:
                 for _ in range(_READS):
                     session.read(0.05)
             finally:
                 session.close()
-    return 1
+    return came_to_play
 
 
 def changed(message: bytes, chance: random.Random, rate: float) -> bytes:

@@ -493,6 +493,18 @@ def test_a_packet_cut_on_its_way_tears_h264_too(place: int) -> None:
     assert [p.torn for p in received(packets)] == [False] * 20 + [True]
 
 
+@pytest.mark.parametrize("reorder", [0, 32])
+@pytest.mark.parametrize("ahead", [40, 2900])
+def test_a_stray_packet_from_the_future_silences_nothing_for_long(ahead: int, reorder: int) -> None:
+    pictures = [list(picture.nals) for picture in CLIP.pictures[:60]] * 2
+    packets = packets_of(pictures)
+    stray = packet(b"\x41\x9aodd", last=True, sequence=ahead + 20, timestamp=9, ssrc=7)
+    found = received([*packets[:20], stray, *packets[20:]], receiver(reorder=reorder))
+    whole = {p.data for p in found if not p.torn}
+    assert len(found) > 100
+    assert all(annex_b(*units) in whole for units in pictures[50:119])
+
+
 def test_padding_between_jpegs_is_no_picture() -> None:
     jpegs = [encode_jpeg(np.full((48, 64, 3), n * 20, np.uint8), 90) for n in range(5)]
     packets: list[bytes] = []
